@@ -1,0 +1,3 @@
+//! The service that is measured.
+
+plug::include_proto!("echo");

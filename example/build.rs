@@ -1,0 +1,5 @@
+//! Generates traits, proxies and messages from the `.proto` files.
+
+fn main() {
+    protoc_gen_plug::compile(&["proto/kv.proto", "proto/serializer.proto"], &["proto"]).unwrap();
+}

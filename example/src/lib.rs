@@ -1,0 +1,12 @@
+//! The services of the example, and an implementation of each.
+//!
+//! The traits, proxies and messages come from the `.proto` files by way of `build.rs`. [`Store`] and [`Json`] are
+//! here and not in the plugins' binaries, so that tests can also run them [inside their own process](plug::in_process).
+
+plug::include_proto!("example");
+
+mod json;
+mod store;
+
+pub use json::Json;
+pub use store::Store;

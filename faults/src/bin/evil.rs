@@ -1,0 +1,118 @@
+//! A plugin that goes wrong as its arguments say.
+
+use std::time::Duration;
+
+use plug::{Incoming, Method, Reply, Serve, Service};
+use plug_faults::evil::{self, Evil};
+use plug_faults::{Adder, AdderService, EchoRequest, EchoResponse, Probe as _, raw};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+fn main() -> plug::Result<()> {
+    // Crashes are what it is for: they leave no core files behind.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some("raw") => return Ok(raw::play(&args[1], &args[2..])?),
+        Some("raw-with-survivor") => {
+            // So that the test can end it.
+            eprintln!("survivor {}", Evil::default().start_child("survive")?);
+            return Ok(raw::play(&args[1], &args[2..])?);
+        }
+        Some("linger") => return linger(),
+        Some("survive") => {
+            rustix::process::setsid().map_err(std::io::Error::from)?;
+            return linger();
+        }
+        Some("fds") => {
+            print!("{}", evil::fds()?);
+            return Ok(());
+        }
+        Some("fds-to-stderr") => {
+            eprint!("{}", evil::fds()?);
+            return Ok(());
+        }
+        _ => {}
+    }
+
+    let mut evil = Evil::default();
+    let mut clean_up = None;
+    for arg in &args {
+        let (name, value) = arg.split_once('=').unwrap_or((arg, ""));
+        match name {
+            "--say" => println!("{value}"),
+            "--child" => drop(evil.start_child(value)?),
+            "--stop-file" => evil.stop_file = Some(value.into()),
+            // What it does after its host is done: it takes longer than a plugin may that just goes on.
+            "--clean-up" => clean_up = Some(value.to_owned()),
+            "--fail" => evil.start_error = Some(value.to_owned()),
+            "--slow-start" => std::thread::sleep(Duration::from_millis(value.parse()?)),
+            "--pipes" => {
+                let size = value.parse()?;
+                rustix::pipe::fcntl_setpipe_size(std::io::stdin(), size)
+                    .map_err(std::io::Error::from)?;
+                rustix::pipe::fcntl_setpipe_size(std::io::stdout(), size)
+                    .map_err(std::io::Error::from)?;
+            }
+            // What a program built with panic=abort does.
+            "--abort-on-panic" => {
+                let report = std::panic::take_hook();
+                std::panic::set_hook(Box::new(move |info| {
+                    report(info);
+                    std::process::abort();
+                }));
+            }
+            "--old" => return plug::run(Old(evil)),
+            "--other" => return plug::run(Other),
+            other => panic!("there is no option {other:?}"),
+        }
+    }
+    plug::run(evil)?;
+    if let Some(file) = clean_up {
+        std::thread::sleep(Duration::from_millis(800));
+        std::fs::write(file, "saved")?;
+    }
+    Ok(())
+}
+
+fn linger() -> plug::Result<()> {
+    // Not for ever, should a test forget it.
+    std::thread::sleep(evil::HANG);
+    Ok(())
+}
+
+/// As it was when the service had one method only.
+struct Old(Evil);
+
+/// `probe.Probe` in an older `.proto`.
+enum OldProbeService {}
+
+impl Service for OldProbeService {
+    const NAME: &'static str = "probe.Probe";
+    const MAGIC: &'static str = "";
+    const VERSION: u32 = 0;
+    const METHODS: &'static [Method] = &[Method::unary("Echo")];
+    const DESCRIPTORS: &'static [u8] = b"";
+}
+
+impl Serve<Old> for OldProbeService {
+    fn serve(plugin: &Old, call: Incoming<'_>) -> Reply {
+        call.unary(|EchoRequest { payload }| Ok(EchoResponse { payload: plugin.0.echo(payload)? }))
+    }
+}
+
+impl plug::Plugin for Old {
+    type Services = OldProbeService;
+}
+
+/// A plugin for something else.
+struct Other;
+
+impl Adder for Other {
+    fn add(&self, a: i64, b: i64) -> plug::Result<i64> {
+        Ok(a.wrapping_add(b))
+    }
+}
+
+impl plug::Plugin for Other {
+    type Services = AdderService;
+}

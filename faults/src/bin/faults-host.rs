@@ -1,0 +1,101 @@
+//! A host in a process of its own: for what happens when a host ends, and for counting what it has.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use plug::Proxy as _;
+use plug_faults::{ProbeProxy, evil, load_probe};
+
+fn main() -> plug::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        // Loads a plugin, and returns from main without dropping it.
+        ["leave", plugin] => {
+            let probe = load(plug::Command::new(plugin))?;
+            std::mem::forget(probe);
+            Ok(())
+        }
+        // Loads a plugin, keeps it busy with calls, and waits to be killed.
+        ["wait", plugin, ref acts @ ..] => {
+            let probe = load_probe(plugin)?;
+            for act in acts {
+                let (probe, act) = (probe.clone(), String::from(*act));
+                std::thread::spawn(move || probe.act(act));
+            }
+            // All of them, and the one that asks.
+            while probe.act("running")?.parse::<usize>()? < acts.len() + 1 {}
+            say(&probe)?;
+            std::thread::sleep(evil::HANG);
+            Ok(())
+        }
+        // The same in a session of its own with a terminal, where Ctrl-C comes from.
+        ["terminal", terminal, plugin, stop_file] => {
+            rustix::process::setsid().map_err(io::Error::from)?;
+            let _terminal = std::fs::File::options().read(true).write(true).open(terminal)?;
+            let command = plug::Command::new(plugin).arg(format!("--stop-file={stop_file}"));
+            let _probe = load(command)?;
+            std::thread::sleep(evil::HANG);
+            Ok(())
+        }
+        // Loads many plugins, and says what that takes.
+        ["many", plugin, count] => {
+            let count: usize = count.parse()?;
+            println!("threads before {}", entries("/proc/self/task")?);
+            println!("fds before {}", entries("/proc/self/fd")?);
+            let probes: Vec<_> =
+                (0..count).map(|_| load_probe(plugin)).collect::<plug::Result<_>>()?;
+            for (index, probe) in probes.iter().enumerate() {
+                let payload = index.to_string().into_bytes();
+                assert_eq!(probe.echo(payload.clone())?, payload);
+            }
+            println!("threads with {}", entries("/proc/self/task")?);
+            println!("fds with {}", entries("/proc/self/fd")?);
+            let begin = Instant::now();
+            for probe in &probes {
+                let (probe, wait) = (probe.clone(), probe.peer().stderr_lines());
+                drop(probe);
+                drop(wait);
+            }
+            drop(probes);
+            // The watcher with its three descriptors stays.
+            let gone = || -> plug::Result<bool> {
+                Ok(entries("/proc/self/task")? == 2 && children()? == 0)
+            };
+            while !gone()? && begin.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            println!("threads after {}", entries("/proc/self/task")?);
+            println!("fds after {}", entries("/proc/self/fd")?);
+            println!("children after {}", children()?);
+            Ok(())
+        }
+        _ => Err("wrong arguments".into()),
+    }
+}
+
+fn load(command: plug::Command) -> plug::Result<ProbeProxy> {
+    let probe = load_probe(command)?;
+    say(&probe)?;
+    Ok(probe)
+}
+
+/// Tells the test the plugin's process id.
+fn say(probe: &ProbeProxy) -> plug::Result<()> {
+    println!("{}", probe.peer().pid().unwrap_or_default());
+    Ok(io::stdout().flush()?)
+}
+
+fn entries(directory: impl AsRef<Path>) -> io::Result<usize> {
+    Ok(std::fs::read_dir(directory)?.count())
+}
+
+fn children() -> io::Result<usize> {
+    let mut children = 0;
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let text = std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        children += text.split_whitespace().count();
+    }
+    Ok(children)
+}

@@ -1,0 +1,8 @@
+//! What the fault tests are made of: a service, a plugin that misbehaves in every way that is asked for
+//! ([`evil`], and [`raw`] for what the runtime would not let it do), and the [`wire`] by hand.
+
+pub mod evil;
+pub mod raw;
+pub mod wire;
+
+plug::include_proto!("probe");

@@ -1,0 +1,234 @@
+//! A plugin without the runtime, that breaks the protocol.
+
+use std::fs::File;
+use std::io::{self, BufReader, Write as _};
+use std::os::fd::AsFd as _;
+use std::process::exit;
+use std::time::Duration;
+
+use plug::prost::Message as _;
+
+use crate::wire::{self, Frame, Hello};
+use crate::{ActResponse, EchoRequest, EchoResponse};
+
+/// Plays the plugin in one of the ways in which it can go wrong.
+///
+/// # Errors
+///
+/// If the host goes away where this does not expect it.
+pub fn play(way: &str, args: &[String]) -> io::Result<()> {
+    let mut raw = Raw {
+        input: BufReader::new(io::stdin().as_fd().try_clone_to_owned()?.into()),
+        output: io::stdout().as_fd().try_clone_to_owned()?.into(),
+    };
+    let number = |index: usize| -> u32 { args[index].parse().expect("a number") };
+    wire::read_preamble(&mut raw.input, wire::HOST_PREAMBLE)?;
+    let Some(_hello) = wire::read_frame(&mut raw.input)? else { return Ok(()) };
+    let hello = Hello::of_probe((1, 1));
+    match way {
+        // Handshake
+        "versions" => {
+            raw.greet(&Hello::of_probe((number(0), number(1))), &[])?;
+            raw.serve()
+        }
+        "hello-then-exit" => {
+            raw.greet(&hello, &[])?;
+            exit(3)
+        }
+        "loud-hello-then-exit" => {
+            // The host is busy with the one while the other two happen.
+            io::stderr().write_all(&[b'!'; 64 << 10])?;
+            raw.greet(&hello, &[])?;
+            exit(3)
+        }
+        "hello-then-bogus" => {
+            raw.greet(&hello, BOGUS_LENGTH)?;
+            silence()
+        }
+        "dribble" => {
+            let mut bytes = wire::PLUGIN_PREAMBLE.to_vec();
+            bytes.extend(hello.frame().bytes());
+            raw.dribble(&bytes)?;
+            while let Some(open) = wire::read_frame(&mut raw.input)? {
+                if open.kind == wire::GOODBYE {
+                    return Ok(());
+                }
+                raw.dribble(&echo(&open))?;
+            }
+            Ok(())
+        }
+
+        // Frames, in answer to the first call
+        "bogus" => {
+            raw.greet(&hello, &[])?;
+            raw.next_open()?;
+            raw.write(BOGUS_LENGTH)?;
+            silence()
+        }
+        "cut" => {
+            raw.greet(&hello, &[])?;
+            let open = raw.next_open()?;
+            let reply = echo(&open);
+            let keep = match args[0].as_str() {
+                "prefix" => 1,
+                "header" => 3,
+                "body" => reply.len() / 2,
+                "last" => reply.len() - 1,
+                other => panic!("there is no place {other:?} to cut at"),
+            };
+            raw.write(&reply[..keep])?;
+            exit(0)
+        }
+        "stranger" => {
+            raw.greet(&hello, &[])?;
+            raw.next_open()?;
+            raw.write(&Frame::end(99, &EchoResponse::default()).bytes())?;
+            silence()
+        }
+        "twice" => {
+            raw.greet(&hello, &[])?;
+            let open = raw.next_open()?;
+            raw.write(&[echo(&open), echo(&open)].concat())?;
+            silence()
+        }
+        "frame-of" => {
+            raw.greet(&hello, &[])?;
+            let open = raw.next_open()?;
+            let ignored = Frame::ignored_of(number(0) as usize);
+            raw.write(&[ignored.bytes(), echo(&open)].concat())?;
+            raw.serve()
+        }
+        "not-utf-8" => {
+            raw.greet(&hello, &[])?;
+            let open = raw.next_open()?;
+            // The field is a string for who reads it.
+            let response = EchoResponse { payload: b"\xff\xfe".to_vec() };
+            raw.write(&Frame::end(open.call, &response).bytes())?;
+            raw.serve()
+        }
+
+        // Ends
+        "reply-then-exit" => {
+            raw.greet(&hello, &[])?;
+            let open = raw.next_open()?;
+            let response = EchoResponse { payload: vec![7; number(0) as usize] };
+            raw.write(&Frame::end(open.call, &response).bytes())?;
+            exit(0)
+        }
+        "much-then-die" => {
+            raw.greet(&hello, &[])?;
+            let reply = echo(&raw.next_open()?);
+            rustix::pipe::fcntl_setpipe_size(&raw.output, 1 << 20)?;
+            let ignored = Frame::ignored_of(200_000).bytes();
+            raw.write(&[&ignored[..], &ignored, &ignored, &ignored, &reply].concat())?;
+            crate::evil::kill_self(rustix::process::Signal::KILL)
+        }
+        "die-at" => {
+            raw.greet(&hello, &[])?;
+            let first = raw.next_open()?;
+            for _ in 1..number(0) {
+                raw.next_open()?;
+            }
+            raw.write(&echo(&first))?;
+            crate::evil::kill_self(rustix::process::Signal::KILL)
+        }
+        "close-output" => {
+            raw.greet(&hello, &[])?;
+            raw.next_open()?;
+            drop(raw);
+            let null = File::options().read(true).write(true).open("/dev/null")?;
+            rustix::stdio::dup2_stdin(&null)?;
+            rustix::stdio::dup2_stdout(&null)?;
+            silence()
+        }
+
+        // Order
+        "halves" => {
+            raw.greet(&hello, &[])?;
+            let (first, second) = (raw.next_open()?, raw.next_open()?);
+            let (first, second) = (echo(&first), echo(&second));
+            let (begin, rest) = second.split_at(second.len() / 2);
+            raw.write(&[&first, begin].concat())?;
+            // Who got the first reply calls again: so it no longer reads for the second.
+            let third = raw.next_open()?;
+            raw.write(&[rest, &echo(&third)].concat())?;
+            raw.serve()
+        }
+        "reverse" => {
+            raw.greet(&hello, &[])?;
+            let opens: io::Result<Vec<_>> = (0..number(0)).map(|_| raw.next_open()).collect();
+            for open in opens?.iter().rev() {
+                raw.write(&echo(open))?;
+            }
+            raw.serve()
+        }
+        "one-at-a-time" => {
+            raw.greet(&Hello { max_calls: 1, ..hello }, &[])?;
+            // The first call ends when somebody has put a line on stderr's other side: a file.
+            let open = raw.next_open()?;
+            while !std::path::Path::new(&args[0]).exists() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            raw.write(&echo(&open))?;
+            raw.serve()
+        }
+        other => panic!("there is no way {other:?} to go wrong"),
+    }
+}
+
+struct Raw {
+    input: BufReader<File>,
+    output: File,
+}
+
+impl Raw {
+    fn greet(&mut self, hello: &Hello, and: &[u8]) -> io::Result<()> {
+        wire::write(&mut self.output, &[wire::PLUGIN_PREAMBLE, &hello.frame().bytes(), and])
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        wire::write(&mut self.output, &[bytes])
+    }
+
+    fn dribble(&mut self, bytes: &[u8]) -> io::Result<()> {
+        bytes.iter().try_for_each(|&byte| self.write(&[byte]))
+    }
+
+    /// The next call. A host that says goodbye or goes away ends this process.
+    fn next_open(&mut self) -> io::Result<Frame> {
+        match wire::read_frame(&mut self.input)? {
+            Some(frame) if frame.kind == wire::OPEN => Ok(frame),
+            _ => exit(0),
+        }
+    }
+
+    /// Goes on as a good plugin would.
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            let open = self.next_open()?;
+            self.write(&echo(&open))?;
+        }
+    }
+}
+
+/// The reply to an `Echo`, or to an `Act`, which says its payload too.
+fn echo(open: &Frame) -> Vec<u8> {
+    let payload = EchoRequest::decode(&open.payload[..]).unwrap_or_default().payload;
+    let response = match open.method {
+        3 => {
+            let said = String::from_utf8_lossy(&payload).into_owned();
+            Frame::end(open.call, &ActResponse { said })
+        }
+        _ => Frame::end(open.call, &EchoResponse { payload }),
+    };
+    response.bytes()
+}
+
+/// Says nothing more and lives on, also without a host, but not for ever.
+fn silence() -> ! {
+    std::thread::sleep(Duration::from_secs(120));
+    exit(0)
+}
+
+/// A length of 2^32 - 1.
+const BOGUS_LENGTH: &[u8] = &[0xff, 0xff, 0xff, 0xff, 0x0f];

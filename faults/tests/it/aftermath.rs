@@ -1,0 +1,324 @@
+//! The standard aftermath, which every case with a process ends with: nothing is left, and the next load works.
+//!
+//! Descriptors, threads and children are counted for the whole process. So the tests that use [`Case`]
+//! take turns: one lock for all of them, held from the first count to the last. They are short. What is
+//! counted:
+//!
+//! - descriptors: all of the process;
+//! - threads: those that the runtime makes, by their names, since the test harness has threads that come
+//!   and go;
+//! - children: all processes whose parent is this one, zombies included.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use plug::{Command, ErrorKind, ExitStatus, Proxy as _};
+use plug_faults::{ProbeProxy, load_probe};
+use rustix::process::{Pid, Signal};
+
+/// How long anything that must happen is waited for before the test says what did not.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+/// What the rows that say "50 ms" are held to here: this machine does other things too.
+pub(crate) const SOON: Duration = Duration::from_secs(2);
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// One test, from the count before to the count after.
+pub(crate) struct Case {
+    before: Left,
+    pids: Mutex<BTreeSet<u32>>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// What a process has.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Left {
+    fds: BTreeMap<u32, String>,
+    threads: Vec<String>,
+    children: BTreeMap<u32, String>,
+}
+
+impl Case {
+    /// Waits for its turn, has the watcher started, and counts.
+    pub(crate) fn new() -> Case {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(plug::in_process(plug_faults::evil::Evil::default()).unwrap());
+        wait_until("an idle process before the test", || {
+            let left = Left::now();
+            left.threads == ["plug-watcher"] && left.children.is_empty()
+        });
+        let before = Left::now();
+        Case { before, pids: Mutex::default(), _turn: turn }
+    }
+
+    /// Loads a plugin whose process must be gone in the end.
+    pub(crate) fn load(&self, command: impl Into<Command>) -> ProbeProxy {
+        let probe = load_probe(command).unwrap();
+        self.expect_gone(pid(&probe));
+        probe
+    }
+
+    /// Loads the evil plugin.
+    pub(crate) fn evil(&self, args: &[&str]) -> ProbeProxy {
+        self.load(evil(args))
+    }
+
+    /// A process that must be gone in the end.
+    pub(crate) fn expect_gone(&self, pid: u32) {
+        self.pids.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+    }
+
+    /// Whether this process had something open before.
+    pub(crate) fn had(&self, target: &str) -> bool {
+        self.before.fds.values().any(|had| had == target)
+    }
+
+    /// Asserts that nothing is left, and that the next load works. All proxies must have been dropped.
+    pub(crate) fn finish(self) {
+        self.wait_until_nothing_is_left("after the test");
+        let probe = load_probe(evil(&[])).expect("the next load works");
+        assert_eq!(probe.echo("next").unwrap(), b"next");
+        probe.peer().stop(BOUND).expect("a plugin without calls stops in good order");
+        drop(probe);
+        self.wait_until_nothing_is_left("after the next load");
+    }
+
+    fn wait_until_nothing_is_left(&self, when: &str) {
+        let left = || {
+            let now = Left::now();
+            let pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = &self.before;
+            let more = Left {
+                fds: now.fds.into_iter().filter(|(fd, _)| !before.fds.contains_key(fd)).collect(),
+                threads: now.threads.into_iter().filter(|name| name != "plug-watcher").collect(),
+                children: now.children,
+            };
+            let alive: Vec<_> = pids.iter().copied().filter(|&pid| is_alive(pid)).collect();
+            (more, alive)
+        };
+        let begin = Instant::now();
+        loop {
+            let (more, alive) = left();
+            if more == Left::default() && alive.is_empty() {
+                return;
+            }
+            assert!(
+                begin.elapsed() < BOUND,
+                "{when}, this is left: {more:?}, and these processes live: {alive:?}"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Left {
+    fn now() -> Left {
+        let fds = plug_faults::evil::fds().unwrap();
+        let fds = fds
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(fd, target)| (fd.parse().unwrap(), target.to_owned()));
+        let comm = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).ok();
+        let mut threads: Vec<_> = fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter_map(|task| Some(comm(&task.ok()?)?.trim().to_owned()))
+            .filter(|name| name.starts_with("plug-"))
+            .collect();
+        threads.sort();
+        Left { fds: fds.collect(), threads, children: children() }
+    }
+}
+
+/// The children of this process, zombies included, and what they are.
+fn children() -> BTreeMap<u32, String> {
+    let own = std::process::id().to_string();
+    let mut children = BTreeMap::new();
+    for entry in fs::read_dir("/proc").unwrap() {
+        let name = entry.unwrap().file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Some(stat) = Stat::of(pid)
+            && stat.parent == own
+        {
+            children.insert(pid, format!("{} ({})", stat.name, stat.state));
+        }
+    }
+    children
+}
+
+struct Stat {
+    name: String,
+    state: String,
+    parent: String,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Option<Stat> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (head, tail) = text.rsplit_once(')')?;
+        let mut fields = tail.split_whitespace().map(str::to_owned);
+        let name = head.split_once('(')?.1.to_owned();
+        Some(Stat { name, state: fields.next()?, parent: fields.next()? })
+    }
+}
+
+/// Whether a process runs. A zombie does not: who adopts orphans may be slow to reap them.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| !matches!(stat.state.as_str(), "Z" | "X"))
+}
+
+/// The evil plugin, with arguments.
+pub(crate) fn evil(args: &[&str]) -> Command {
+    Command::new(EVIL).args(args)
+}
+
+/// The evil plugin without the runtime.
+pub(crate) fn raw(args: &[&str]) -> Command {
+    Command::new(EVIL).arg("raw").args(args)
+}
+
+/// The path of the evil plugin.
+pub(crate) const EVIL: &str = env!("CARGO_BIN_EXE_evil");
+
+/// The path of the helper host.
+pub(crate) const HOST: &str = env!("CARGO_BIN_EXE_faults-host");
+
+/// The process of a plugin.
+pub(crate) fn pid(probe: &ProbeProxy) -> u32 {
+    probe.peer().pid().expect("it has a process of its own")
+}
+
+/// Ends a process by force.
+pub(crate) fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+/// Signals a process.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).expect("a process id is not 0");
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// Waits, in small steps, for something that must happen.
+pub(crate) fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !happened() {
+        assert!(begin.elapsed() < BOUND, "waited {BOUND:?} in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Something that another thread does, and when it was done.
+pub(crate) struct Pending<T> {
+    what: String,
+    done: Receiver<(T, Instant)>,
+    is: Option<(T, Instant)>,
+}
+
+/// Does something on another thread.
+pub(crate) fn start<T: Send + 'static>(
+    what: impl Into<String>,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> Pending<T> {
+    let what = what.into();
+    let (sender, done) = channel();
+    let run = move || {
+        let result = act();
+        // Nobody listens any more if the test has failed.
+        let _ = sender.send((result, Instant::now()));
+    };
+    // A thousand of them are no trouble.
+    std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
+    Pending { what, done, is: None }
+}
+
+impl<T> Pending<T> {
+    /// Its result, and when it was there.
+    pub(crate) fn timed(self) -> (T, Instant) {
+        if let Some(done) = self.is {
+            return done;
+        }
+        match self.done.recv_timeout(BOUND) {
+            Ok(done) => done,
+            Err(RecvTimeoutError::Timeout) => panic!("waited {BOUND:?} in vain for: {}", self.what),
+            Err(RecvTimeoutError::Disconnected) => panic!("{} panicked", self.what),
+        }
+    }
+
+    /// Its result.
+    pub(crate) fn get(self) -> T {
+        self.timed().0
+    }
+
+    /// Whether it is still under way.
+    pub(crate) fn is_pending(&mut self) -> bool {
+        if self.is.is_none() {
+            self.is = self.done.try_recv().ok();
+        }
+        self.is.is_none()
+    }
+}
+
+/// Waits for something that must not hang this test.
+pub(crate) fn in_time<T: Send + 'static>(
+    what: impl Into<String>,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    start(what, act).get()
+}
+
+/// Asserts that something took less than [`SOON`], and prints how long.
+pub(crate) fn assert_soon(what: &str, took: Duration) {
+    println!("{what}: {took:?}");
+    assert!(took < SOON, "{what} took {took:?}");
+}
+
+/// Asserts that a call failed since the plugin's process has ended by itself.
+#[track_caller]
+pub(crate) fn assert_exited(error: &plug::Error, status: ExitStatus) {
+    assert_eq!(error.kind(), ErrorKind::Exited, "{error:?}");
+    let exit = error.exit().expect("it says how the process ended");
+    assert_eq!(exit.status(), status, "{error:?}");
+    assert!(!exit.by_host(), "{error:?}");
+}
+
+/// Starts a handler that does not return, and waits until it runs.
+pub(crate) fn hang(probe: &ProbeProxy, act: &str) -> Pending<plug::Result<String>> {
+    let before = running(probe);
+    let call = {
+        let (probe, act) = (probe.clone(), act.to_owned());
+        start(format!("the act {act:?}"), move || probe.act(act))
+    };
+    wait_until("the handler to run", || running(probe) > before);
+    call
+}
+
+/// How many acts run, without the one that asks.
+pub(crate) fn running(probe: &ProbeProxy) -> usize {
+    probe.act("running").unwrap().parse::<usize>().unwrap() - 1
+}
+
+/// A folder for one test, which is removed again.
+pub(crate) struct Folder(std::path::PathBuf);
+
+impl Folder {
+    pub(crate) fn new(name: &str) -> Folder {
+        let unique = format!("plug-faults-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(unique);
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub(crate) fn join(&self, name: &str) -> std::path::PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,121 @@
+//! P10 to P17: hosts that end, each a process of its own.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::aftermath::{
+    Case, EVIL, Folder, HOST, assert_soon, in_time, is_alive, kill, start, wait_until,
+};
+
+/// A host, and the plugin that it has loaded.
+struct Host {
+    child: Child,
+    plugin: u32,
+}
+
+impl Host {
+    fn start(case: &Case, args: &[&str]) -> Host {
+        let mut child = Command::new(HOST)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let line = in_time("the plugin's process id", || output.lines().next().unwrap().unwrap());
+        let plugin = line.parse().unwrap();
+        case.expect_gone(plugin);
+        Host { child, plugin }
+    }
+
+    /// Waits for its end, and returns how it ended and how long the plugin has lived on.
+    fn end(mut self) -> (ExitStatus, Duration) {
+        let (status, at) = start("the end of the host", move || self.child.wait().unwrap()).timed();
+        wait_until("the end of the plugin", || !is_alive(self.plugin));
+        (status, at.elapsed())
+    }
+
+    fn kill(self) -> Duration {
+        kill(self.child.id());
+        let (status, lived_on) = self.end();
+        assert_eq!(status.signal(), Some(9));
+        lived_on
+    }
+}
+
+#[test]
+fn p10_the_host_returns_from_main() {
+    let case = Case::new();
+    let (status, lived_on) = Host::start(&case, &["leave", EVIL]).end();
+    assert_eq!(status.code(), Some(0));
+    assert_soon("the plugin lived on for", lived_on);
+    case.finish();
+}
+
+#[test]
+fn p11_the_host_is_killed_while_the_plugin_is_idle() {
+    let case = Case::new();
+    for _ in 0..5 {
+        let lived_on = Host::start(&case, &["wait", EVIL]).kill();
+        assert_soon("the plugin lived on for", lived_on);
+    }
+    case.finish();
+}
+
+#[test]
+fn p12_the_host_is_killed_while_handlers_spin_and_block() {
+    let case = Case::new();
+    let lived_on = Host::start(&case, &["wait", EVIL, "spin", "block", "hang"]).kill();
+    println!("the plugin lived on for {lived_on:?}");
+    // 2 seconds are its grace.
+    assert!(lived_on < Duration::from_secs(2) + crate::aftermath::SOON, "{lived_on:?}");
+    case.finish();
+}
+
+/// Ctrl-C is for the host alone. It ends here, and the plugin ends in good order.
+#[test]
+fn p17_ctrl_c_reaches_the_host_only() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let case = Case::new();
+    let folder = Folder::new("p17");
+    let file = folder.join("stopped");
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let keyboard = openpt(flags).unwrap();
+    grantpt(&keyboard).unwrap();
+    unlockpt(&keyboard).unwrap();
+    let terminal = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
+    let host = Host::start(&case, &["terminal", &terminal, EVIL, file.to_str().unwrap()]);
+    let mut keyboard = std::fs::File::from(keyboard);
+    keyboard.write_all(b"\x03").unwrap();
+    let (status, lived_on) = host.end();
+    assert_eq!(status.signal(), Some(2), "{status:?}");
+    assert_soon("the plugin lived on for", lived_on);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "stopped", "not by a signal");
+    drop(keyboard);
+    case.finish();
+}
+
+/// Acceptance: 100 plugins at once, and at most 3 threads more than with none.
+#[test]
+fn a_hundred_plugins_take_three_threads_at_most() {
+    let case = Case::new();
+    let begin = Instant::now();
+    let host = start("the host", || Command::new(HOST).args(["many", EVIL, "100"]).output());
+    let output = host.get().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    print!("{text}");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    println!("in {:?}", begin.elapsed());
+    let number = |what: &str| -> usize {
+        let line = text.lines().find_map(|line| line.strip_prefix(what));
+        line.unwrap_or_else(|| panic!("no {what:?} in {text}")).trim().parse().unwrap()
+    };
+    assert!(number("threads with") <= number("threads before") + 3, "{text}");
+    assert!(number("threads after") <= number("threads before") + 1, "{text}");
+    assert_eq!(number("children after"), 0, "{text}");
+    // What the watcher waits with stays: three on Linux, two elsewhere.
+    assert!(number("fds after") <= number("fds before") + 3, "{text}");
+    case.finish();
+}

@@ -1,0 +1,14 @@
+//! The fault cases, with real processes. Each test has the id of its case in its name.
+//!
+//! One binary, since linking takes longer than running. Most tests count descriptors, threads and children of
+//! this process, so they take turns: see [`aftermath`].
+
+mod aftermath;
+mod calls;
+mod ends;
+mod framing;
+mod handshake;
+mod process;
+mod raw_host;
+mod schema;
+mod stdio;

@@ -1,0 +1,119 @@
+//! The handshake, before anybody else uses the connection.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lead::{Lead, Wakes};
+use super::link::Link;
+use super::transfer::Flushed;
+use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::Event;
+use crate::sys::pipe::{self, Wait};
+
+impl Link {
+    /// Sends what is queued and takes what arrives until the other side's hello is there.
+    ///
+    /// What `beside` lists is waited for as well, and `look` is called whenever something has happened: it may
+    /// end the handshake with an error.
+    pub(super) fn greet<'w>(
+        self: &Arc<Self>,
+        beside: impl Fn() -> Vec<Wait<'w>>,
+        mut look: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let mut state = self.lock();
+        let Some(mut lead) = Lead::take(self, &mut state, None) else {
+            return Err(Error::of_kind(ErrorKind::Shutdown, "the connection is over"));
+        };
+        let mut gone = None;
+        loop {
+            let flushed;
+            (state, flushed) = self.flush(state, usize::MAX);
+            let greeted = matches!(state.core.poll_event(), Some(Event::Greeted));
+            if greeted {
+                let _ = lead.release(&mut state, &mut Wakes::default());
+                return Ok(());
+            }
+            if let Some(failure) = state.core.failure().map(Error::duplicate) {
+                // Dropping it would take the lock, which this thread has.
+                let _ = lead.release(&mut state, &mut Wakes::default());
+                return Err(failure);
+            }
+            if let Some(error) = gone {
+                let _ = lead.release(&mut state, &mut Wakes::default());
+                return Err(error);
+            }
+            let mut until = state.core.poll_timeout();
+            let input_ended = state.input_ended;
+            let writer = state.writer.take();
+            drop(state);
+            if let Err(error) = look() {
+                state = self.lock();
+                state.writer = writer;
+                // What it has said before it ended says more.
+                if let Some(reader) = lead.reader.as_mut() {
+                    self.drain(&mut state, reader);
+                }
+                gone = Some(error);
+                continue;
+            }
+            let output = writer.as_ref().and_then(|writer| writer.output.as_ref());
+            let mut waits = beside();
+            if let (Flushed::Full, Some(output)) = (flushed, output) {
+                waits.push(Wait::writable(output));
+            }
+            // An input that has ended is ready for ever.
+            if input_ended {
+                // Where nothing announces the exit that must follow, it is looked for.
+                let soon = Instant::now() + LOOK_EVERY;
+                until = Some(until.map_or(soon, |until| until.min(soon)));
+            } else {
+                waits.push(Wait::readable(&self.input));
+            }
+            let ready = pipe::wait(&waits, until)?;
+            state = self.lock();
+            state.writer = writer;
+            let readable = !input_ended && ready.last().is_some_and(|&readable| readable);
+            if let (true, Some(reader)) = (readable, lead.reader.as_mut()) {
+                let read = pipe::read(&self.input, &mut reader.buffer).map(Some);
+                self.take_input(&mut state, reader, read);
+            }
+            state.core.handle_timeout(Instant::now());
+        }
+    }
+}
+
+/// How often to look after a process whose output has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Connection, Hello, Side};
+
+    fn hello() -> Hello {
+        Hello::new(String::new(), String::new())
+    }
+
+    /// An exit may be noticed before what was said is read.
+    #[test]
+    fn what_a_process_said_before_its_end_counts() {
+        let said = |say: fn(&mut Connection)| {
+            let (input, their_output) = pipe::pair().unwrap();
+            let (_their_input, output) = pipe::pair().unwrap();
+            let mut theirs = Connection::new(Side::Plugin, hello(), None);
+            say(&mut theirs);
+            let mut bytes = Vec::new();
+            theirs.poll_output(&mut bytes);
+            rustix::io::write(&their_output, &bytes).unwrap();
+            let core = Connection::new(Side::Host, hello(), None);
+            let link = Link::new(core, input, output, true).unwrap();
+            link.greet(Vec::new, || Err(Error::of_kind(ErrorKind::Handshake, "it has ended")))
+        };
+        said(Connection::accept).unwrap();
+        let refused = said(|theirs| {
+            theirs.refuse(&Error::of_kind(ErrorKind::Status, "no space"));
+        });
+        assert!(refused.unwrap_err().message().contains("no space"));
+        assert_eq!(said(|_| {}).unwrap_err().message(), "it has ended");
+    }
+}

@@ -1,0 +1,122 @@
+//! How a host starts a plugin and hears its hello.
+
+use std::cell::Cell;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::link::Link;
+use super::remote::{Remote, exit_error};
+use super::watcher::{self, Watched};
+use crate::error::Result;
+use crate::exit::Exit;
+use crate::peer::Peer;
+use crate::process::{Command, Fill, InProcess, Program, Settings, Tail, Target};
+use crate::protocol::{Connection, Hello, Side};
+use crate::sys::pipe::{self, Wait};
+
+/// Starts the plugin of a command.
+pub(crate) fn load(command: Command) -> Result<Peer> {
+    match command.target {
+        Target::Program(program) => {
+            let name: Arc<str> = program.name().into();
+            load_program(&program, &command.settings, &name)
+                .map_err(|error| error.with_plugin(&name))
+        }
+        Target::InProcess(plugin) => {
+            let name: Arc<str> = plugin.name.as_str().into();
+            load_inside(plugin, &command.settings, &name).map_err(|error| error.with_plugin(&name))
+        }
+    }
+}
+
+fn load_program(program: &Program, settings: &Settings, name: &Arc<str>) -> Result<Peer> {
+    let core = connection(settings);
+    let mut started = program.spawn()?;
+    pipe::set_nonblocking(&started.stderr)?;
+    let link = Link::new(core, started.stdout, started.stdin, true)?;
+    let tail = Arc::new(Tail::default());
+
+    let exit_fd = started.child.exit_fd().map(|exit_fd| exit_fd.as_fd().try_clone_to_owned());
+    let exit_fd = exit_fd.transpose()?;
+    let stderr_ended = Cell::new(false);
+    let beside = || {
+        // A stderr that has ended is ready for ever.
+        let stderr = (!stderr_ended.get()).then(|| Wait::readable(&started.stderr));
+        stderr.into_iter().chain(exit_fd.as_ref().map(Wait::readable)).collect()
+    };
+    let greeted = link.greet(beside, || {
+        if tail.fill(&started.stderr) == Fill::Ended {
+            stderr_ended.set(true);
+        }
+        match started.child.try_end() {
+            None => Ok(()),
+            Some(status) => {
+                tail.fill(&started.stderr);
+                let exit = Exit { pid: started.child.pid(), status, by_host: false };
+                Err(exit_error(&exit, " before its hello: is it a plugin?", &tail))
+            }
+        }
+    });
+    if let Err(error) = greeted {
+        // What it printed often says more than what is wrong with its hello.
+        let pid = started.child.pid();
+        let by_itself = wait_for_end(&started.child, END_AFTER_FAILURE);
+        let status = if by_itself { started.child.try_end() } else { None };
+        drop(started.child);
+        tail.fill(&started.stderr);
+        let error = match (status, error.exit()) {
+            (Some(status), None) => error.with_exit(Exit { pid, status, by_host: false }),
+            _ => error,
+        };
+        return Err(error.with_stderr(tail.text()));
+    }
+
+    let hello = hello_of(&link);
+    let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
+    let remote = Remote::watch(link.clone(), name.clone(), started.child, started.stderr, tail)?;
+    Ok(Peer::of_plugin(link, name, hello, Some(remote), settings.stop_grace))
+}
+
+/// Waits briefly for a child that has closed its pipes or is about to leave.
+fn wait_for_end(child: &crate::process::Child, at_most: Duration) -> bool {
+    child.exit_fd().is_some_and(|exit_fd| {
+        let wait = Wait { fd: exit_fd.as_fd(), for_writing: false };
+        pipe::wait(&[wait], Some(Instant::now() + at_most)).is_ok_and(|ready| ready[0])
+    })
+}
+
+fn load_inside(plugin: InProcess, settings: &Settings, name: &Arc<str>) -> Result<Peer> {
+    let (plugin_input, host_output) = pipe::pair()?;
+    let (host_input, plugin_output) = pipe::pair()?;
+    let link = Link::new(connection(settings), host_input, host_output, false)?;
+    (plugin.start)(plugin_input, plugin_output)?;
+    link.greet(Vec::new, || Ok(()))?;
+    let hello = hello_of(&link);
+    let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
+    let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link)))?;
+    link.watch(key);
+    Ok(Peer::of_plugin(link, name, hello, None, settings.stop_grace))
+}
+
+fn connection(settings: &Settings) -> Connection {
+    let mut own = Hello::new(own_name(), String::new());
+    own.max_message = settings.max_message as u64;
+    own.max_calls = super::MAX_CALLS;
+    let greet_by = Instant::now().checked_add(settings.start_timeout);
+    Connection::new(Side::Host, own, greet_by)
+}
+
+fn hello_of(link: &Link) -> Hello {
+    link.lock().core.peer().cloned().unwrap_or_default()
+}
+
+/// The name of this program.
+pub(super) fn own_name() -> String {
+    let path = std::env::current_exe().ok();
+    let name = path.as_deref().and_then(std::path::Path::file_name);
+    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// How long a plugin that has failed to say hello is waited for, so that the error can say how it ended.
+const END_AFTER_FAILURE: Duration = Duration::from_millis(50);

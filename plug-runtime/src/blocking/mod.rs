@@ -1,0 +1,31 @@
+//! The driver on threads: pipes on one side, calls on the other, the protocol core between them.
+//!
+//! There is no thread per plugin. A thread that calls reads the pipe itself while it waits
+//! ([`link`]); in a plugin, the thread that reads a request runs its handler ([`worker`]); one thread per
+//! process ([`watcher`]) looks after everything that nobody waits for: ends of processes, stderr, pipes
+//! that are idle or full, and handlers that take so long that somebody else must read.
+
+mod dispatch;
+mod greeting;
+mod lead;
+mod link;
+mod load;
+mod remote;
+mod serve;
+mod transfer;
+mod upkeep;
+mod waiter;
+mod watcher;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use link::Link;
+pub(crate) use load::load;
+pub(crate) use remote::Remote;
+pub(crate) use serve::command_for;
+pub use serve::{hosted, in_process, run, run_with};
+
+/// How many calls each side serves at once. More wait on the calling side.
+const MAX_CALLS: u32 = 1024;

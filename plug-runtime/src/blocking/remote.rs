@@ -1,0 +1,264 @@
+//! A plugin in a process of its own, from its hello to its end.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::link::Link;
+use super::watcher::{self, Key, Report, Source, Watched};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exit::{Exit, ExitStatus};
+use crate::process::{Child, Fill, StderrLines, Tail};
+use crate::sys::process::End;
+
+/// A loaded plugin. The watcher keeps it until its process has ended.
+pub(crate) struct Remote {
+    key: Key,
+    link: Arc<Link>,
+    name: Arc<str>,
+    pid: u32,
+    stderr: OwnedFd,
+    tail: Arc<Tail>,
+    life: Mutex<Life>,
+    ended: Condvar,
+}
+
+struct Life {
+    /// `None` once the process has ended.
+    child: Option<Child>,
+    exit: Option<Exit>,
+    /// How the process is being ended, if it is.
+    ladder: Option<Ladder>,
+    /// Whether this host has sent a signal.
+    signalled: bool,
+}
+
+/// What a process gets that does not end by itself.
+#[derive(Clone, Copy)]
+struct Ladder {
+    /// When it gets SIGTERM; `None` once it has.
+    ask_at: Option<Instant>,
+    /// When it gets SIGKILL.
+    force_at: Instant,
+}
+
+impl Remote {
+    /// Puts a child that has said hello into the watcher's care.
+    pub(super) fn watch(
+        link: Arc<Link>,
+        name: Arc<str>,
+        child: Child,
+        stderr: OwnedFd,
+        tail: Arc<Tail>,
+    ) -> Result<Arc<Remote>> {
+        let mut made = None;
+        let key = watcher::register(|key| {
+            let remote = Arc::new(Remote {
+                key,
+                link,
+                name,
+                pid: child.pid(),
+                stderr,
+                tail,
+                life: Mutex::new(Life {
+                    child: Some(child),
+                    exit: None,
+                    ladder: None,
+                    signalled: false,
+                }),
+                ended: Condvar::new(),
+            });
+            made = Some(remote.clone());
+            Watched::Remote(remote)
+        })?;
+        let Some(remote) = made else { unreachable!("it was made when it was registered") };
+        remote.add_descriptors().inspect_err(|_| {
+            // Dropping the child ends it.
+            drop(remote.lock().child.take());
+            watcher::forget(key);
+        })?;
+        Ok(remote)
+    }
+
+    fn add_descriptors(&self) -> Result<()> {
+        watcher::arm(self.key, Source::Stderr, &self.stderr)?;
+        self.link.watch(self.key);
+        match self.lock().child.as_ref().and_then(Child::exit_fd) {
+            Some(exit_fd) => watcher::arm(self.key, Source::Exit, exit_fd),
+            None => {
+                watcher::wake();
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) fn stderr_lines(&self) -> StderrLines {
+        self.tail.lines()
+    }
+
+    // ---- ends that the host wants
+
+    /// Asks the plugin to end, and sees to it that it does within `grace`.
+    pub(crate) fn begin_to_stop(&self, grace: Duration) {
+        self.link.goodbye(grace);
+        let now = Instant::now();
+        // Who says "as long as it takes" means that.
+        let grace = grace.min(LONGEST_GRACE);
+        self.hasten(Ladder { ask_at: Some(now + grace / 2), force_at: now + grace });
+    }
+
+    /// Waits until the process has ended, and says how.
+    pub(crate) fn wait(&self) -> Exit {
+        let mut life = self.lock();
+        loop {
+            if let Some(exit) = life.exit {
+                return exit;
+            }
+            life = self.ended.wait(life).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Uses a ladder unless a faster one is in use.
+    fn hasten(&self, ladder: Ladder) {
+        let mut life = self.lock();
+        if life.ladder.is_none_or(|current| ladder.force_at < current.force_at) {
+            life.ladder = Some(ladder);
+            drop(life);
+            watcher::wake();
+        }
+    }
+
+    // ---- the watcher's calls
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let life = self.lock();
+        let child = life.child.as_ref()?;
+        let ladder = life.ladder.map(|ladder| ladder.ask_at.unwrap_or(ladder.force_at));
+        let look = child.exit_fd().is_none().then(|| Instant::now() + LOOK_EVERY);
+        [ladder, look].into_iter().flatten().min()
+    }
+
+    pub(super) fn handle_deadline(&self, now: Instant) {
+        if self.lock().child.as_ref().is_some_and(|child| child.exit_fd().is_none()) {
+            self.handle_exit();
+        }
+        let mut life = self.lock();
+        let (Some(ladder), Some(_)) = (life.ladder, &life.child) else { return };
+        let end = if ladder.force_at <= now {
+            // Once is enough; what is left is the wait for its end.
+            life.ladder = Some(Ladder { ask_at: None, force_at: now + FORCE_AGAIN });
+            End::Force
+        } else if ladder.ask_at.is_some_and(|at| at <= now) {
+            life.ladder = Some(Ladder { ask_at: None, ..ladder });
+            End::Ask
+        } else {
+            return;
+        };
+        life.signal(end);
+    }
+
+    pub(super) fn handle_report(&self, report: Report) {
+        match report {
+            Report::Failed => {
+                let mut life = self.lock();
+                if life.child.is_some() {
+                    life.signal(End::Force);
+                }
+            }
+            Report::OutputEnded | Report::Goodbye(_) => {
+                // It ends by itself now, or it must be helped. If it is being stopped, it has the time it was given
+                // for that, also for what it does after `plug::run`.
+                if self.lock().ladder.is_none() {
+                    let force_at = Instant::now() + AFTER_ITS_OUTPUT;
+                    self.hasten(Ladder { ask_at: None, force_at });
+                }
+            }
+        }
+    }
+
+    pub(super) fn handle_stderr(&self) {
+        match self.tail.fill(&self.stderr) {
+            Fill::More | Fill::Empty => {
+                // It was possible once; a failure now would stop only the lines, not the plugin's end.
+                let _ = watcher::arm(self.key, Source::Stderr, &self.stderr);
+            }
+            Fill::Ended => {}
+        }
+    }
+
+    /// The process may have ended. If so, its last output is read before the calls that it has not answered fail.
+    pub(super) fn handle_exit(&self) {
+        let mut life = self.lock();
+        let Some(status) = life.child.as_mut().and_then(Child::try_end) else { return };
+        let signalled = life.signalled && matches!(status, ExitStatus::Signal(9 | 15));
+        let exit = Exit { pid: self.pid, status, by_host: signalled };
+        if let (Some(child), Some(exit_fd)) =
+            (&life.child, life.child.as_ref().and_then(Child::exit_fd))
+        {
+            debug_assert_eq!(child.pid(), self.pid);
+            watcher::disarm(self.key, Source::Exit, exit_fd);
+        }
+        life.child = None;
+        drop(life);
+
+        // What it wrote before its end is in the pipe. Who else holds the pipe may go on writing.
+        for _ in 0..LAST_STDERR_READS {
+            if self.tail.fill(&self.stderr) != Fill::More {
+                break;
+            }
+        }
+        watcher::disarm(self.key, Source::Stderr, &self.stderr);
+        let error = exit_error(&exit, "", &self.tail).with_plugin(&self.name);
+        self.link.end(&error);
+        self.tail.end();
+        self.link.unwatch();
+
+        self.lock().exit = Some(exit);
+        self.ended.notify_all();
+        watcher::forget(self.key);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Life {
+    fn signal(&mut self, end: End) {
+        if let Some(child) = &self.child {
+            child.signal(end);
+            self.signalled = true;
+        }
+    }
+}
+
+/// The error of everything that the end of a process ends.
+pub(super) fn exit_error(exit: &Exit, when: &str, tail: &Tail) -> Error {
+    let kind = if when.is_empty() { ErrorKind::Exited } else { ErrorKind::Handshake };
+    Error::of_kind(kind, format!("the plugin {exit}{when}"))
+        .with_exit(*exit)
+        .with_stderr(tail.text())
+}
+
+/// The longest grace that a point in time can be computed from: a hundred years.
+const LONGEST_GRACE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// How long a plugin may live on that has closed a pipe or said goodbye.
+const AFTER_ITS_OUTPUT: Duration = Duration::from_millis(500);
+
+/// How often to look after a child whose end the system does not announce.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// How long a killed process is given before it is killed again, in vain: it hangs in the kernel.
+const FORCE_AGAIN: Duration = Duration::from_secs(10);
+
+/// How often up to 64 KiB of stderr are read after the end.
+const LAST_STDERR_READS: usize = 32;

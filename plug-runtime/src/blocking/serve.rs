@@ -1,0 +1,241 @@
+//! How a plugin serves: as a process, or inside the process of its host.
+
+use std::os::fd::OwnedFd;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::dispatch::{Dispatch, panic_text, service_infos};
+use super::link::Link;
+use super::load::own_name;
+use super::watcher::{self, Key, Report, Source, Watched};
+use crate::error::{Code, Error, ErrorKind, Result};
+use crate::peer::Peer;
+use crate::plugin::Plugin;
+use crate::process::{self, Claimed, Command, InProcess};
+use crate::protocol::{Connection, Hello, Side};
+use crate::service::Services as _;
+use crate::sys::process::{self as os, ExitFd};
+
+/// Serves a plugin until its host ends the connection: the `main` of a plugin.
+///
+/// Call it first. It takes stdin and stdout for the protocol; from then on what the program and its children
+/// print goes to stderr, which the host reads, and stdin is empty. Calls run on this thread and, where handlers
+/// take long, on more.
+///
+/// Started by hand, it prints what the program is and exits with code 64.
+///
+/// When the host is done, this returns, and the program may clean up: it has what is left of the grace that the host
+/// gives, see [`Command::stop_grace`](crate::Command::stop_grace). When the host is gone, handlers that do not return
+/// are given two seconds.
+///
+/// # Errors
+///
+/// If the handshake fails, [`Plugin::start`] does, or the host breaks the protocol. Return it from `main`: the host
+/// finds the text among the plugin's last output.
+pub fn run(plugin: impl Plugin) -> Result<()> {
+    run_with(|_| Ok(plugin))
+}
+
+/// Like [`run`], for a plugin that is made from what its host says about itself.
+///
+/// # Errors
+///
+/// Like [`run`]; an error of `make` fails the load, and the host gets its text.
+pub fn run_with<P: Plugin>(make: impl FnOnce(&Peer) -> Result<P>) -> Result<()> {
+    static CALLED: AtomicBool = AtomicBool::new(false);
+    if CALLED.swap(true, Ordering::Relaxed) {
+        let why = "plug::run was called before: a process is a plugin once";
+        return Err(Error::new(Code::FailedPrecondition, why));
+    }
+    if !hosted() {
+        eprintln!("{}", explanation::<P>());
+        std::process::exit(USAGE);
+    }
+    let Claimed { input, output } = process::claim()?;
+    let greet_by = Instant::now() + HOST_GREETS_WITHIN;
+    let link = Link::new(connection::<P>(Some(greet_by)), input, output, false)?;
+    let key = HostWatch::register(&link)?;
+    serve(&link, key, make)
+}
+
+/// Whether a host has started this process, so that a program can be both a plugin and an ordinary command.
+///
+/// ```no_run
+/// # fn main() -> plug::Result<()> {
+/// # struct Store;
+/// # impl plug::Plugin for Store { type Services = (); }
+/// if plug::hosted() {
+///     return plug::run(Store);
+/// }
+/// println!("an ordinary command");
+/// # Ok(())
+/// # }
+/// ```
+pub fn hosted() -> bool {
+    process::is_hosted()
+}
+
+/// Loads a plugin inside this process: the same frames through the same driver, but no child. Meant for tests.
+///
+/// The plugin runs on threads of its own, and ends when the last clone of the peer, and of the proxies made from
+/// it, is dropped. What only a process has (arguments, environment, stderr, an exit) it does not have.
+///
+/// # Errors
+///
+/// If [`Plugin::start`] fails, or the process is out of threads or file descriptors.
+pub fn in_process<P: Plugin>(plugin: P) -> Result<Peer> {
+    Command::in_process(plugin).load()
+}
+
+/// What [`Command::in_process`] needs.
+pub(crate) fn command_for<P: Plugin>(plugin: P) -> Command {
+    let start = move |input: OwnedFd, output: OwnedFd| {
+        let link = Link::new(connection::<P>(None), input, output, false)?;
+        let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link)))?;
+        let serve = move || {
+            // The host gets the error of a plugin that does not start, and knows when it stops.
+            let _ = serve(&link, key, |_| Ok(plugin));
+        };
+        std::thread::Builder::new().name("plug-in-process".to_owned()).spawn(serve)?;
+        Ok(())
+    };
+    Command::for_in_process(InProcess { name: plugin_name::<P>(), start: Box::new(start) })
+}
+
+fn serve<P: Plugin>(
+    link: &Arc<Link>,
+    key: Key,
+    make: impl FnOnce(&Peer) -> Result<P>,
+) -> Result<()> {
+    link.greet(Vec::new, || Ok(())).inspect_err(|_| link.flush_to_the_end())?;
+    // Not before: the watcher would take the hello, and nobody would learn that it is there.
+    link.watch(key);
+    let hello = link.lock().core.peer().cloned().unwrap_or_default();
+    let host = Peer::of_host(link.clone(), hello);
+    let started = panic::catch_unwind(AssertUnwindSafe(|| {
+        let plugin = make(&host)?;
+        plugin.start(&host)?;
+        Ok(plugin)
+    }));
+    let started = started.unwrap_or_else(|payload| {
+        let text = format!("the plugin panicked while it started: {}", panic_text(&*payload));
+        Err(Error::new(Code::Internal, text))
+    });
+    let plugin = match started {
+        Ok(plugin) => Arc::new(plugin),
+        Err(error) => {
+            link.lock().core.refuse(&error);
+            link.flush_to_the_end();
+            return Err(error);
+        }
+    };
+    let _ = link.dispatch.set(Dispatch::new(plugin.clone()));
+    link.lock().core.accept();
+    link.serve();
+    plugin.stop();
+    match link.failure() {
+        Some(error) if error.kind() == ErrorKind::Protocol && !link.input_has_ended() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn connection<P: Plugin>(greet_by: Option<Instant>) -> Connection {
+    let mut own = Hello::new(plugin_name::<P>(), P::VERSION.to_owned());
+    own.services = service_infos(P::Services::offer());
+    own.max_calls = super::MAX_CALLS;
+    Connection::new(Side::Plugin, own, greet_by)
+}
+
+fn plugin_name<P: Plugin>() -> String {
+    if P::NAME.is_empty() { own_name() } else { P::NAME.to_owned() }
+}
+
+/// What a plugin prints that somebody has started by hand.
+fn explanation<P: Plugin>() -> String {
+    let name = plugin_name::<P>();
+    let services: Vec<_> = P::Services::offer().iter().map(|offer| offer.name).collect();
+    let offers = if services.is_empty() {
+        "It offers no services".to_owned()
+    } else {
+        format!("It offers {}", services.join(", "))
+    };
+    let path = std::env::current_exe().map_or(name.clone(), |path| path.display().to_string());
+    format!(
+        "{name} is a plugin: a program that another one, its host, starts and talks to over stdin and stdout. {offers}. \
+         A host written in Rust loads it with plug::Command::new({path:?}).load()."
+    )
+}
+
+/// The watcher's view of the host that has started this process.
+pub(super) struct HostWatch {
+    link: Weak<Link>,
+    parent: Option<ExitFd>,
+    /// When this process ends by force, because its host is gone and its handlers do not return.
+    end_at: Mutex<Option<Instant>>,
+}
+
+impl HostWatch {
+    /// Has the watcher look after the process of the host: its end may not end the pipe, if a fork of it holds
+    /// that. The key is the one for the connection.
+    fn register(link: &Arc<Link>) -> Result<Key> {
+        // In another pid namespace, or behind a wrapper, the parent is not the host.
+        let is_parent = process::host_pid().is_some_and(|host| os::parent() == Some(host));
+        let parent = if is_parent { process::host_pid().and_then(ExitFd::open) } else { None };
+        let watch =
+            Arc::new(HostWatch { link: Arc::downgrade(link), parent, end_at: Mutex::new(None) });
+        let key = watcher::register(|_| Watched::Host(watch.clone()))?;
+        if let Some(parent) = &watch.parent {
+            watcher::arm(key, Source::Exit, parent)?;
+        }
+        Ok(key)
+    }
+
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        self.link.upgrade()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        *self.end_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn handle_exit(&self) {
+        if let Some(link) = self.link() {
+            link.end(&Error::of_kind(ErrorKind::Shutdown, "the host has ended"));
+        }
+        self.end_after(Duration::ZERO);
+    }
+
+    pub(super) fn handle_report(&self, report: Report) {
+        match report {
+            Report::Failed | Report::OutputEnded => self.end_after(Duration::ZERO),
+            // The host ends what takes longer, but it may end itself first.
+            Report::Goodbye(grace) => self.end_after(grace.unwrap_or_default()),
+        }
+    }
+
+    pub(super) fn handle_deadline(&self, now: Instant) {
+        if self.deadline().is_some_and(|at| at <= now) {
+            // Nobody is left who could be told, and running exit handlers beside handlers that run is how
+            // processes hang.
+            os::kill_self();
+        }
+    }
+
+    /// Ends this process after `grace` and what is allowed beyond that, if it has not ended before.
+    fn end_after(&self, grace: Duration) {
+        let at = Instant::now().checked_add(grace + OUTLIVES_HOST_BY);
+        let mut end_at = self.end_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *end_at = [*end_at, at].into_iter().flatten().min();
+    }
+}
+
+/// The exit code of a program that was used wrongly, after sysexits.h.
+const USAGE: i32 = 64;
+
+/// How long the host may take to say hello.
+const HOST_GREETS_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long handlers may go on after the connection is over.
+const OUTLIVES_HOST_BY: Duration = Duration::from_secs(2);

@@ -1,0 +1,256 @@
+//! The driver against the other end of two pipes, which a test plays by hand.
+
+use std::os::fd::OwnedFd;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lead::Lead;
+use super::link::Link;
+use super::watcher::{self, Watched};
+use crate::error::{Delivery, ErrorKind};
+use crate::protocol::{Answer, Connection, Event, Hello, Request, Side};
+use crate::sys::pipe::{self, Wait};
+
+/// The plugin's end: a core without a driver.
+struct Other {
+    core: Connection,
+    input: OwnedFd,
+    output: OwnedFd,
+}
+
+/// A host's link and the plugin's end, greeted, with pipes that hold 4 KiB.
+fn pair() -> (Arc<Link>, Other) {
+    let (host_input, output) = pipe::pair().unwrap();
+    let (input, host_output) = pipe::pair().unwrap();
+    for end in [&output, &host_output] {
+        // Where a pipe cannot be made smaller, the tests still hold; they only see fewer full pipes.
+        let _ = set_capacity(end, 4 << 10);
+    }
+    let hello = |name: &str| Hello::new(name.to_owned(), String::new());
+    let core = Connection::new(Side::Host, hello("host"), None);
+    let link = Link::new(core, host_input, host_output, false).unwrap();
+    let core = Connection::new(Side::Plugin, hello("plugin"), None);
+    let mut other = Other { core, input, output };
+    let host = link.clone();
+    let greeter = std::thread::spawn(move || host.greet(Vec::new, || Ok(())));
+    other.read_until(|event| matches!(event, Event::Greeted));
+    other.core.accept();
+    other.write_all();
+    greeter.join().unwrap().unwrap();
+    let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link))).unwrap();
+    link.watch(key);
+    (link, other)
+}
+
+#[cfg(target_os = "linux")]
+fn set_capacity(fd: &OwnedFd, bytes: usize) -> rustix::io::Result<usize> {
+    rustix::pipe::fcntl_setpipe_size(fd, bytes)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_capacity(_: &OwnedFd, bytes: usize) -> rustix::io::Result<usize> {
+    Ok(bytes)
+}
+
+impl Other {
+    /// Reads until an event of a kind, which it returns. Ten seconds are for ever.
+    fn read_until(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
+        let until = Instant::now() + Duration::from_secs(10);
+        let mut buffer = [0; 64 << 10];
+        loop {
+            while let Some(event) = self.core.poll_event() {
+                if wanted(&event) {
+                    return event;
+                }
+            }
+            let ready = pipe::wait(&[Wait::readable(&self.input)], Some(until)).unwrap();
+            assert!(ready[0], "waited 10 s for an event");
+            match pipe::read(&self.input, &mut buffer).unwrap() {
+                0 => self.core.handle_eof(),
+                len => self.core.handle_bytes(&buffer[..len]),
+            }
+            assert!(self.core.failure().is_none(), "{:?}", self.core.failure());
+        }
+    }
+
+    fn next_request(&mut self) -> Request {
+        match self.read_until(|event| matches!(event, Event::Request(_))) {
+            Event::Request(request) => request,
+            other => unreachable!("asked for a request, got {other:?}"),
+        }
+    }
+
+    /// Everything that the core has to send.
+    fn output(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        while self.core.has_output() {
+            let mut some = Vec::new();
+            self.core.poll_output(&mut some);
+            all.append(&mut some);
+        }
+        all
+    }
+
+    fn write_all(&mut self) {
+        let bytes = self.output();
+        self.write(&bytes);
+    }
+
+    /// Writes, waiting for room as long as it takes the other end to read.
+    fn write(&self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match pipe::write(&self.output, bytes) {
+                pipe::Written::Bytes(len) => bytes = &bytes[len..],
+                pipe::Written::Full => {
+                    pipe::wait(&[Wait::writable(&self.output)], None).unwrap();
+                }
+                pipe::Written::Broken => panic!("the host's end is closed"),
+            }
+        }
+    }
+}
+
+fn text(text: &str) -> String {
+    text.to_owned()
+}
+
+fn answer(text: &str) -> Answer {
+    Answer::Response(prost::Message::encode_to_vec(&text.to_owned()))
+}
+
+fn spawn_call(link: &Arc<Link>, request: String) -> std::thread::JoinHandle<crate::Result<String>> {
+    let link = link.clone();
+    std::thread::spawn(move || {
+        let response = link.call(1, &request)?;
+        Ok(prost::Message::decode(response)?)
+    })
+}
+
+#[test]
+fn m2_who_panics_in_the_middle_of_a_frame_leaves_it_to_the_next() {
+    let (link, mut other) = pair();
+    let caller = {
+        // A thread that waits for its reply, while another has the role of reading.
+        let mut state = link.lock();
+        let mut lead = Lead::take(&link, &mut state, None).unwrap();
+        drop(state);
+        let caller = spawn_call(&link, text("one"));
+        let request = other.next_request();
+        other.core.reply(request.call, answer("ONE"));
+        let reply = other.output();
+        let (first, second) = reply.split_at(reply.len() / 2);
+        other.write(first);
+
+        let unwound = panic::catch_unwind(AssertUnwindSafe(|| {
+            let mut state = link.flush_and_read(link.lock(), &mut lead);
+            assert!(state.core.is_truncated(), "half a frame has been read");
+            state.active = true;
+            drop(state);
+            let _held = lead;
+            panic!("as a test");
+        }));
+        assert!(unwound.is_err());
+        other.write(second);
+        caller
+    };
+    assert_eq!(caller.join().unwrap().unwrap(), "ONE");
+}
+
+#[test]
+fn replies_come_in_any_order_and_to_their_callers() {
+    let (link, mut other) = pair();
+    let callers: Vec<_> = (0..20).map(|n| spawn_call(&link, n.to_string())).collect();
+    let mut requests: Vec<_> = (0..20).map(|_| other.next_request()).collect();
+    requests.reverse();
+    for request in requests {
+        let asked: String = prost::Message::decode(request.message).unwrap();
+        other.core.reply(request.call, answer(&format!("re {asked}")));
+    }
+    other.write_all();
+    for (n, caller) in callers.into_iter().enumerate() {
+        assert_eq!(caller.join().unwrap().unwrap(), format!("re {n}"));
+    }
+}
+
+#[test]
+fn two_full_pipes_do_not_wait_for_each_other() {
+    let (link, mut other) = pair();
+    let long = "x".repeat(1 << 20);
+    let first = spawn_call(&link, text("short"));
+    let request = other.next_request();
+    // A second request that fills the pipe to the plugin, while the plugin does not read but writes an answer
+    // that fills the other one: the host must read for the plugin to come to reading.
+    let second = spawn_call(&link, long.clone());
+    other.core.reply(request.call, answer(&long));
+    other.write_all();
+    assert_eq!(first.join().unwrap().unwrap().len(), long.len());
+    let request = other.next_request();
+    assert!(request.message.len() > long.len());
+    other.core.reply(request.call, answer("done"));
+    other.write_all();
+    assert_eq!(second.join().unwrap().unwrap(), "done");
+}
+
+#[test]
+fn a_reply_does_not_wait_for_the_long_request_of_another_caller() {
+    let (link, mut other) = pair();
+    let first = spawn_call(&link, text("short"));
+    let request = other.next_request();
+    let second = spawn_call(&link, "x".repeat(1 << 20));
+    // The long request is on its way, and stuck, since nobody reads.
+    let until = Some(Instant::now() + Duration::from_secs(10));
+    assert!(pipe::wait(&[Wait::readable(&other.input)], until).unwrap()[0]);
+    other.core.reply(request.call, answer("quick"));
+    other.write_all();
+    assert_eq!(first.join().unwrap().unwrap(), "quick");
+    let request = other.next_request();
+    other.core.reply(request.call, answer("at last"));
+    other.write_all();
+    assert_eq!(second.join().unwrap().unwrap(), "at last");
+}
+
+#[test]
+fn a_closed_connection_says_what_was_sent() {
+    let (link, mut other) = pair();
+    let sent = spawn_call(&link, text("sent"));
+    other.next_request();
+    let stuck = spawn_call(&link, "x".repeat(1 << 20));
+    let until = Some(Instant::now() + Duration::from_secs(10));
+    assert!(pipe::wait(&[Wait::readable(&other.input)], until).unwrap()[0]);
+    drop(other);
+    let error = sent.join().unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.delivery()), (ErrorKind::Shutdown, Delivery::MayHaveRun));
+    let error = stuck.join().unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.delivery()), (ErrorKind::Shutdown, Delivery::NotSent));
+    let error = link.call(1, &text("late")).unwrap_err();
+    assert_eq!((error.kind(), error.delivery()), (ErrorKind::Shutdown, Delivery::NotSent));
+}
+
+#[test]
+fn a_side_that_serves_nothing_refuses_calls() {
+    let (_link, mut other) = pair();
+    let call = other.core.open(1, &text("hello?")).unwrap();
+    other.write_all();
+    let event = other.read_until(|event| matches!(event, Event::Reply { .. }));
+    let Event::Reply { call: answered, outcome } = event else { unreachable!() };
+    assert_eq!(answered, call);
+    let error = outcome.unwrap_err();
+    assert_eq!((error.kind(), error.delivery()), (ErrorKind::Unimplemented, Delivery::NotSent));
+}
+
+#[test]
+fn an_end_beside_the_pipe_wakes_who_reads_and_delivers_what_was_sent() {
+    let (link, mut other) = pair();
+    let answered = spawn_call(&link, text("answered"));
+    let request = other.next_request();
+    let waiting = spawn_call(&link, text("waiting"));
+    other.next_request();
+    other.core.reply(request.call, answer("yes"));
+    other.write_all();
+    // The pipe stays open, as if a child of the plugin held it.
+    let gone = crate::Error::of_kind(ErrorKind::Exited, "the plugin is gone");
+    link.end(&gone);
+    assert_eq!(answered.join().unwrap().unwrap(), "yes");
+    assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::Exited);
+}

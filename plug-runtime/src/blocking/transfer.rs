@@ -1,0 +1,288 @@
+//! Bytes between the pipes and the core.
+
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::lead::Lead;
+use super::link::{Link, Reader, State, Writer};
+use super::watcher::{self, Report, Source};
+use crate::sys::pipe::{self, Wait, Written};
+
+/// What a pass of writing came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// Nothing is left to be written, or somebody else writes.
+    Done,
+    /// The pipe is full.
+    Full,
+}
+
+impl Link {
+    // ---- reading
+
+    /// Sends what is queued, then takes what arrives next, waiting for it. Returns once something was read, or was
+    /// sent so late that somebody may have news.
+    pub(super) fn flush_and_read<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        lead: &mut Lead<'_>,
+    ) -> MutexGuard<'a, State> {
+        let flushed;
+        (state, flushed) = self.flush(state, usize::MAX);
+        if flushed == Flushed::Full {
+            // This thread reads and writes, whichever is possible first.
+            if let Some(writer) = state.writer.take() {
+                drop(state);
+                let readable = match &writer.output {
+                    Some(output) => {
+                        let waits = [Wait::readable(&self.input), Wait::writable(output)];
+                        pipe::wait(&waits, None).is_ok_and(|ready| ready[0])
+                    }
+                    None => true,
+                };
+                state = self.lock();
+                state.writer = Some(writer);
+                if !readable {
+                    return state;
+                }
+            }
+        }
+        drop(state);
+        let Some(reader) = lead.reader.as_mut() else { return self.lock() };
+        let read = self.interrupt.read(&self.input, &mut reader.buffer);
+        state = self.lock();
+        self.take_input(&mut state, reader, read);
+        state
+    }
+
+    /// Hands what was read to the core, and notices the end.
+    pub(super) fn take_input(
+        &self,
+        state: &mut State,
+        reader: &mut Reader,
+        read: std::io::Result<Option<usize>>,
+    ) {
+        match read {
+            Ok(None) => {}
+            Ok(Some(0)) | Err(_) => {
+                state.input_ended = true;
+                if !self.child {
+                    state.core.handle_eof();
+                } else if state.over.is_none() {
+                    // Its exit says more than the end of its output, and will be there in a moment.
+                    self.report(Report::OutputEnded);
+                }
+            }
+            Ok(Some(mut len)) => {
+                if state.rung && pipe::readable_bytes(&self.input) == 0 {
+                    // It could complete a frame that the other side has only begun.
+                    state.rung = false;
+                    len -= 1;
+                }
+                state.core.handle_bytes(&reader.buffer[..len]);
+            }
+        }
+        self.settle(state, reader);
+    }
+
+    /// Reads what is in the pipe, of a process that has ended: another one may hold the pipe and go on writing.
+    pub(super) fn drain(&self, state: &mut State, reader: &mut Reader) {
+        let mut left = pipe::readable_bytes(&self.input).saturating_sub(state.rung.into());
+        while left > 0 && !state.input_ended && state.core.failure().is_none() {
+            let want = left.min(reader.buffer.len());
+            match pipe::read(&self.input, &mut reader.buffer[..want]) {
+                Ok(len) if len > 0 => {
+                    left -= len;
+                    state.core.handle_bytes(&reader.buffer[..len]);
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// Ends a connection that is over, after the last of what was sent before the end has been read.
+    pub(super) fn settle(&self, state: &mut State, reader: &mut Reader) {
+        if let Some(error) = state.over.take() {
+            self.drain(state, reader);
+            state.input_ended = true;
+            let error = if state.core.is_truncated() { error.with_note(TRUNCATED) } else { error };
+            state.core.close(&error);
+        }
+    }
+
+    // ---- writing
+
+    /// Sends what is queued, and leaves what does not fit to the watcher.
+    pub(super) fn flush_or_leave<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        let (state, flushed) = self.flush(state, usize::MAX);
+        if flushed == Flushed::Full {
+            self.leave_writing(&state);
+        }
+        state
+    }
+
+    /// Sends what is queued to the last byte, waiting for room, unless the other side ends.
+    pub(super) fn flush_to_the_end(&self) {
+        let mut state = self.lock();
+        loop {
+            let flushed;
+            (state, flushed) = self.flush(state, usize::MAX);
+            let Some(writer) = state.writer.take_if(|_| flushed == Flushed::Full) else {
+                if state.writer.is_some() {
+                    return;
+                }
+                // Another thread has taken what is left. If this one ended the process now, it would not be sent.
+                state = wait_briefly(&self.work, state);
+                continue;
+            };
+            drop(state);
+            if let Some(output) = &writer.output {
+                let _ = pipe::wait(&[Wait::writable(output)], None);
+            }
+            state = self.lock();
+            state.writer = Some(writer);
+        }
+    }
+
+    pub(super) fn leave_writing(&self, state: &State) {
+        let output = state.writer.as_ref().and_then(|writer| writer.output.as_ref());
+        if let (Some(key), Some(output)) = (self.key.get(), output) {
+            // Where the system has no room for one more, the next who calls tries to write again.
+            let _ = watcher::arm_output(*key, output);
+        }
+    }
+
+    /// Has the watcher forget an output that it waited for.
+    pub(super) fn disarm_output(&self, state: &State) {
+        let output = state.writer.as_ref().and_then(|writer| writer.output.as_ref());
+        if let (Some(key), Some(output)) = (self.key.get(), output) {
+            watcher::disarm(*key, Source::Output, output);
+        }
+    }
+
+    /// Writes what is queued, unless somebody else does, in at most `writes` goes.
+    pub(super) fn flush<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        mut writes: usize,
+    ) -> (MutexGuard<'a, State>, Flushed) {
+        if !state.has_unsent() && !state.closing {
+            return (state, Flushed::Done);
+        }
+        // Who writes looks for more before it lets the role go.
+        let Some(mut writer) = state.writer.take() else { return (state, Flushed::Done) };
+        let mut flushed = Flushed::Done;
+        while let Some(output) = &writer.output {
+            if state.core.is_output_void() {
+                // What is left begins a call that was reported as not sent.
+                self.close_output(&mut writer);
+                break;
+            }
+            if writer.written == writer.buffer.len() {
+                writer.written = 0;
+                writer.buffer.clear();
+                // A buffer that a long message has grown is not kept for ever.
+                if !state.core.has_output() {
+                    if writer.buffer.capacity() > KEPT_BUFFER {
+                        writer.buffer = Vec::new();
+                    }
+                    break;
+                }
+                state.core.poll_output(&mut writer.buffer);
+            }
+            if writes == 0 {
+                flushed = Flushed::Full;
+                break;
+            }
+            writes -= 1;
+            let rest = &writer.buffer[writer.written..];
+            let result = if rest.len() <= WRITTEN_UNDER_LOCK && state.is_quiet() {
+                // Nobody is there who could want the lock meanwhile, and taking it again costs 2 %.
+                pipe::write(output, rest)
+            } else {
+                // If the connection ends now, whatever is being written may have been sent.
+                state.core.handle_writing(rest.len());
+                drop(state);
+                let result = pipe::write(output, rest);
+                state = self.lock();
+                state.core.handle_writing(0);
+                result
+            };
+            match result {
+                Written::Bytes(bytes) => {
+                    writer.written += bytes;
+                    state.core.handle_written(bytes);
+                }
+                Written::Full => {
+                    flushed = Flushed::Full;
+                    break;
+                }
+                Written::Broken => {
+                    self.close_output(&mut writer);
+                    if self.child {
+                        self.report(Report::OutputEnded);
+                    }
+                }
+            }
+        }
+        if state.closing && flushed == Flushed::Done {
+            self.close_output(&mut writer);
+        }
+        state.writer = Some(writer);
+        (state, flushed)
+    }
+
+    pub(super) fn close_output(&self, writer: &mut Writer) {
+        if let (Some(key), Some(output)) = (self.key.get(), &writer.output) {
+            watcher::disarm(*key, Source::Output, output);
+        }
+        writer.output = None;
+    }
+}
+
+/// For what is over in a moment and not announced.
+fn wait_briefly<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    let waited = condition.wait_timeout(state, Duration::from_millis(1));
+    waited.unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// What is added to the reason of an end that cut off a frame.
+const TRUNCATED: &str = "; what it sent last was cut off in the middle of a message";
+
+/// How much may be written while the lock is held: it takes about as long as taking the lock.
+const WRITTEN_UNDER_LOCK: usize = 4 << 10;
+
+/// The largest write buffer that is kept while nothing is to be written.
+const KEPT_BUFFER: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::protocol::{Connection, Hello, Side};
+
+    /// A process that ends then takes the last reply with it.
+    #[test]
+    fn the_end_waits_for_a_thread_that_still_writes() {
+        let (input, _other_output) = pipe::pair().unwrap();
+        let (_other_input, output) = pipe::pair().unwrap();
+        let hello = Hello::new(String::new(), String::new());
+        let core = Connection::new(Side::Host, hello, None);
+        let link = Link::new(core, input, output, false).unwrap();
+        let writer = link.lock().writer.take();
+        let (sender, ended) = channel();
+        let same = link.clone();
+        std::thread::spawn(move || {
+            same.flush_to_the_end();
+            sender.send(()).unwrap();
+        });
+        assert!(ended.recv_timeout(Duration::from_millis(50)).is_err(), "somebody writes");
+        link.lock().writer = writer;
+        ended.recv_timeout(Duration::from_secs(30)).expect("it ends once nobody writes");
+        assert!(!link.lock().has_unsent());
+    }
+}

@@ -1,0 +1,197 @@
+//! What the watcher does for a connection, and how one ends.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::lead::{Lead, Wakes};
+use super::link::{Link, State};
+use super::transfer::Flushed;
+use super::watcher::{self, Key, Report, Source};
+use crate::error::Error;
+use crate::sys::pipe::{self, Wait};
+
+impl Link {
+    // ---- care
+
+    /// Makes this connection known to the watcher.
+    pub(super) fn watch(self: &Arc<Self>, key: Key) {
+        let mut state = self.lock();
+        let _ = self.key.set(key);
+        self.keep_ticking(&mut state);
+        if state.core.failure().is_some() {
+            // It came together with the hello, when nobody could be told.
+            self.report(Report::Failed);
+        }
+    }
+
+    /// Stops being known to the watcher.
+    pub(super) fn unwatch(&self) {
+        if let Some(key) = self.key.get() {
+            watcher::disarm(*key, Source::Input, &self.input);
+            let mut state = self.lock();
+            if let Some(mut writer) = state.writer.take() {
+                self.close_output(&mut writer);
+                state.writer = Some(writer);
+            }
+        }
+    }
+
+    /// Has the watcher tick for this connection, if it does not.
+    pub(super) fn keep_ticking(self: &Arc<Self>, state: &mut State) {
+        if !state.ticking {
+            state.ticking = true;
+            state.workers.next_tick();
+            watcher::tick(self);
+        }
+    }
+
+    /// Called every 2 ms while something happens. Says whether to go on.
+    pub(super) fn handle_tick(self: &Arc<Self>) -> bool {
+        let mut state = self.lock();
+        let reader_is_free = state.reader.is_some() && !state.input_ended;
+        let help = match self.dispatch.get() {
+            Some(_) => state.workers.help_needed(reader_is_free),
+            None => 0,
+        };
+        state.workers.next_tick();
+        let wait_for_input = state.reader.is_some() && !state.input_ended;
+        let busy = state.active
+            || (state.workers.is_busy() && wait_for_input)
+            || state.workers.has_queue();
+        state.active = false;
+        if !busy {
+            state.ticking = false;
+            let wait_for_input = wait_for_input && state.core.failure().is_none();
+            if let (true, Some(key)) = (wait_for_input, self.key.get()) {
+                // Without it, what comes unasked waits for the next call; an exit is noticed all the same.
+                state.armed = watcher::arm(*key, Source::Input, &self.input).is_ok();
+            }
+        }
+        if help > 0 {
+            self.promote(state, help);
+        }
+        busy
+    }
+
+    /// Input has come that nobody waits for.
+    pub(super) fn handle_readable(self: &Arc<Self>) {
+        let mut wakes = Wakes::default();
+        let mut state = self.lock();
+        let Some(mut lead) = Lead::take(self, &mut state, None) else { return };
+        if let Some(reader) = lead.reader.as_mut() {
+            // Somebody may have read it since it was announced; as long as the role is ours, nobody does. The
+            // watcher must never wait.
+            let now = Some(Instant::now());
+            if pipe::wait(&[Wait::readable(&self.input)], now).is_ok_and(|ready| ready[0]) {
+                let read = pipe::read(&self.input, &mut reader.buffer).map(Some);
+                self.take_input(&mut state, reader, read);
+            }
+        }
+        lead.handle_events(&mut state, &mut wakes);
+        let _ = lead.release(&mut state, &mut wakes);
+        drop(self.flush_or_leave(state));
+        wakes.wake();
+    }
+
+    /// The pipe has room again for what did not fit.
+    pub(super) fn handle_writable(&self) {
+        let state = self.lock();
+        // The watcher has others to look after: it comes back for the rest.
+        let (state, flushed) = self.flush(state, 16);
+        match flushed {
+            Flushed::Full => self.leave_writing(&state),
+            Flushed::Done => self.disarm_output(&state),
+        }
+    }
+
+    // ---- ends
+
+    /// Says goodbye, and closes the output as soon as that is sent. Replies still arrive.
+    pub(crate) fn goodbye(&self, grace: Duration) {
+        let mut state = self.lock();
+        state.core.goodbye(grace);
+        state.closing = true;
+        drop(self.flush_or_leave(state));
+        self.space.notify_all();
+    }
+
+    /// Ends the connection with `error`, after the last of what was sent before has been read: for an end that
+    /// was noticed beside the pipe.
+    pub(super) fn end(self: &Arc<Self>, error: &Error) {
+        let mut wakes = Wakes::default();
+        let mut state = self.lock();
+        if state.over.is_none() && state.core.failure().is_none() {
+            state.over = Some(error.duplicate());
+        }
+        match state.reader.take() {
+            Some(mut reader) => {
+                self.settle(&mut state, &mut reader);
+                state.reader = Some(reader);
+                let _ = self.handle_events(&mut state, None, &mut wakes);
+                drop(state);
+            }
+            None => {
+                // Whoever reads may wait for an end that never comes; it settles when it wakes. Under the lock, so
+                // that it knows of the byte when it does.
+                state.rung = self.interrupt.interrupt(&self.input);
+                drop(state);
+            }
+        }
+        wakes.wake();
+        self.work.notify_all();
+        self.space.notify_all();
+    }
+
+    /// Why the connection is over, if it is.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        let state = self.lock();
+        state.core.failure().or(state.over.as_ref()).map(Error::duplicate)
+    }
+
+    /// Whether everything that the other side sent has been read.
+    pub(super) fn input_has_ended(&self) -> bool {
+        self.lock().input_ended
+    }
+
+    /// Waits until the connection is over, or the time has passed. Says whether it is over.
+    pub(crate) fn wait_for_end(&self, at_most: Duration) -> bool {
+        let lives = |state: &mut State| state.core.failure().is_none();
+        let ended = self.ended.wait_timeout_while(self.lock(), at_most, lives);
+        !ended.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.unwatch();
+        if let Some(key) = self.key.get() {
+            watcher::forget(*key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::protocol::{Hello, Side};
+
+    /// A caller may read what made the pipe readable between the watcher's wait and its look.
+    #[test]
+    fn the_watcher_does_not_wait_for_input_that_somebody_else_has_read() {
+        let (input, other_output) = pipe::pair().unwrap();
+        let (_other_input, output) = pipe::pair().unwrap();
+        let hello = Hello::new(String::new(), String::new());
+        let core = crate::protocol::Connection::new(Side::Host, hello, None);
+        let link = Link::new(core, input, output, false).unwrap();
+        let (sender, returned) = channel();
+        std::thread::spawn(move || {
+            link.handle_readable();
+            sender.send(link.input_has_ended()).unwrap();
+        });
+        let ended = returned.recv_timeout(Duration::from_secs(30));
+        assert!(!ended.expect("it returned"), "the pipe is empty, not at its end");
+        drop(other_output);
+    }
+}

@@ -1,0 +1,287 @@
+//! The one thread of a process that looks after what nobody waits for.
+//!
+//! It is made when the first connection needs it, and serves all of them. It never blocks but in its own
+//! wait, and never runs code of users.
+//!
+//! Lock order: a connection's lock may be held while the watcher's is taken, never the other way round.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::link::Link;
+use super::remote::Remote;
+use super::serve::HostWatch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::poller::{Interest, Poller, Ready};
+
+/// By what the watcher knows a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key(u64);
+
+/// What the watcher looks after.
+#[derive(Clone)]
+pub(super) enum Watched {
+    /// A plugin that this process has started.
+    Remote(Arc<Remote>),
+    /// The host that has started this process.
+    Host(Arc<HostWatch>),
+    /// One side of a connection inside this process.
+    Inside(Weak<Link>),
+}
+
+/// What a connection tells the watcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// One of the pipes to a child has ended: the child should do so too.
+    OutputEnded,
+    /// The connection is over.
+    Failed,
+    /// The other side wants no more calls, and waits so long for those under way.
+    Goodbye(Option<Duration>),
+}
+
+/// Which descriptor of a connection is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The other process has ended.
+    Exit = 0,
+    /// It has printed something.
+    Stderr = 1,
+    /// It has sent something.
+    Input = 2,
+    /// There is room for what is sent to it.
+    Output = 3,
+}
+
+struct Watcher {
+    poller: Poller,
+    shared: Mutex<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    watched: BTreeMap<Key, Watched>,
+    last_key: u64,
+    /// Connections on which something happens.
+    ticking: Vec<Weak<Link>>,
+    reports: VecDeque<(Key, Report)>,
+}
+
+/// How long somebody who should read or act is waited for, before somebody else does.
+const TICK: Duration = Duration::from_millis(2);
+
+static WATCHER: OnceLock<std::result::Result<&Watcher, String>> = OnceLock::new();
+
+/// Makes the watcher, unless it is there.
+pub(super) fn start() -> Result<()> {
+    let watcher = WATCHER.get_or_init(|| {
+        let poller = Poller::new().map_err(|error| error.to_string())?;
+        // It lives as long as the process. The thread must not look for it in `WATCHER`, which is not set yet.
+        let watcher: &Watcher = Box::leak(Box::new(Watcher { poller, shared: Mutex::default() }));
+        std::thread::Builder::new()
+            .name("plug-watcher".to_owned())
+            .spawn(|| watcher.run())
+            .map_err(|error| error.to_string())?;
+        Ok(watcher)
+    });
+    match watcher {
+        Ok(_) => Ok(()),
+        Err(why) => Err(Error::of_kind(
+            ErrorKind::Spawn,
+            format!("cannot start the thread that watches plugins: {why}"),
+        )),
+    }
+}
+
+/// Takes something under its care. What it waits for is armed one by one.
+pub(super) fn register(watched: impl FnOnce(Key) -> Watched) -> Result<Key> {
+    start()?;
+    let Some(watcher) = get() else { unreachable!("it was started") };
+    let mut shared = watcher.lock();
+    shared.last_key += 1;
+    let key = Key(shared.last_key);
+    shared.watched.insert(key, watched(key));
+    Ok(key)
+}
+
+/// Lets go of something, which has disarmed what it waited for.
+pub(super) fn forget(key: Key) {
+    let forgotten = get().and_then(|watcher| watcher.lock().watched.remove(&key));
+    drop(forgotten);
+}
+
+/// Waits once for a descriptor to be readable.
+pub(super) fn arm(key: Key, source: Source, fd: impl AsFd) -> Result<()> {
+    let Some(watcher) = get() else { return Ok(()) };
+    Ok(watcher.poller.arm(fd, key.with(source), Interest::Read)?)
+}
+
+/// Waits once for room to write.
+pub(super) fn arm_output(key: Key, fd: impl AsFd) -> Result<()> {
+    let Some(watcher) = get() else { return Ok(()) };
+    Ok(watcher.poller.arm(fd, key.with(Source::Output), Interest::Write)?)
+}
+
+/// Waits for a descriptor no longer, which may be about to be closed.
+pub(super) fn disarm(key: Key, source: Source, fd: impl AsFd) {
+    if let Some(watcher) = get() {
+        watcher.poller.forget(fd, key.with(source));
+    }
+}
+
+/// Ticks for a connection from now on, until it says that nothing happens any more.
+pub(super) fn tick(link: &Arc<Link>) {
+    if start().is_err() {
+        return;
+    }
+    if let Some(watcher) = get() {
+        let mut shared = watcher.lock();
+        shared.ticking.push(Arc::downgrade(link));
+        if shared.ticking.len() == 1 {
+            watcher.poller.set_timer(TICK);
+        }
+    }
+}
+
+/// Lets the watcher act on something, on its own thread.
+pub(super) fn report(key: Key, report: Report) {
+    if let Some(watcher) = get() {
+        watcher.lock().reports.push_back((key, report));
+        watcher.poller.wake();
+    }
+}
+
+/// Lets the watcher look at its deadlines again.
+pub(super) fn wake() {
+    if let Some(watcher) = get() {
+        watcher.poller.wake();
+    }
+}
+
+fn get() -> Option<&'static Watcher> {
+    WATCHER.get()?.as_ref().ok().copied()
+}
+
+impl Watcher {
+    fn run(&self) {
+        let mut ready = Ready::default();
+        loop {
+            let deadline =
+                self.watched().iter().filter_map(|(_, watched)| watched.deadline()).min();
+            self.poller.wait(deadline, &mut ready);
+            for &key in &ready.keys {
+                let (key, source) = Key::split(key);
+                let watched = self.lock().watched.get(&key).cloned();
+                if let Some(watched) = watched {
+                    watched.handle_ready(source);
+                }
+            }
+            if ready.timer {
+                self.handle_tick();
+            }
+            while let Some((key, report)) = self.next_report() {
+                let watched = self.lock().watched.get(&key).cloned();
+                if let Some(watched) = watched {
+                    watched.handle_report(report);
+                }
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                for (_, watched) in self.watched() {
+                    watched.handle_deadline(Instant::now());
+                }
+            }
+        }
+    }
+
+    fn handle_tick(&self) {
+        let ticking = std::mem::take(&mut self.lock().ticking);
+        let still: Vec<_> = ticking
+            .into_iter()
+            .filter(|link| link.upgrade().is_some_and(|link| link.handle_tick()))
+            .collect();
+        let mut shared = self.lock();
+        shared.ticking.extend(still);
+        if !shared.ticking.is_empty() {
+            self.poller.set_timer(TICK);
+        }
+    }
+
+    fn watched(&self) -> Vec<(Key, Watched)> {
+        self.lock().watched.iter().map(|(key, watched)| (*key, watched.clone())).collect()
+    }
+
+    fn next_report(&self) -> Option<(Key, Report)> {
+        self.lock().reports.pop_front()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched {
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Watched::Remote(remote) => remote.deadline(),
+            Watched::Host(host) => host.deadline(),
+            Watched::Inside(_) => None,
+        }
+    }
+
+    fn handle_ready(&self, source: Source) {
+        match (self, source) {
+            (Watched::Remote(remote), Source::Exit) => remote.handle_exit(),
+            (Watched::Remote(remote), Source::Stderr) => remote.handle_stderr(),
+            (Watched::Host(host), Source::Exit) => host.handle_exit(),
+            (Watched::Host(_) | Watched::Inside(_), Source::Exit | Source::Stderr) => {}
+            (watched, Source::Input) => {
+                watched.link().inspect(Link::handle_readable);
+            }
+            (watched, Source::Output) => {
+                watched.link().inspect(|link| link.handle_writable());
+            }
+        }
+    }
+
+    fn handle_report(&self, report: Report) {
+        match self {
+            Watched::Remote(remote) => remote.handle_report(report),
+            Watched::Host(host) => host.handle_report(report),
+            Watched::Inside(_) => {}
+        }
+    }
+
+    fn handle_deadline(&self, now: Instant) {
+        match self {
+            Watched::Remote(remote) => remote.handle_deadline(now),
+            Watched::Host(host) => host.handle_deadline(now),
+            Watched::Inside(_) => {}
+        }
+    }
+
+    fn link(&self) -> Option<Arc<Link>> {
+        match self {
+            Watched::Remote(remote) => Some(remote.link().clone()),
+            Watched::Host(host) => host.link(),
+            Watched::Inside(link) => link.upgrade(),
+        }
+    }
+}
+
+impl Key {
+    fn with(self, source: Source) -> u64 {
+        self.0 << 2 | source as u64
+    }
+
+    fn split(key: u64) -> (Key, Source) {
+        let source = match key & 3 {
+            0 => Source::Exit,
+            1 => Source::Stderr,
+            2 => Source::Input,
+            _ => Source::Output,
+        };
+        (Key(key >> 2), source)
+    }
+}

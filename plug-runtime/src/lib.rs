@@ -1,0 +1,114 @@
+//! Out-of-process plugins for Rust, typed by a `.proto`.
+//!
+//! `protoc-gen-plug` turns a protobuf service, say `KV`, into a trait `Kv`, which a plugin implements, a proxy
+//! `KvProxy`, with which a host calls it, a marker `KvService`, and `load_kv`. This crate does the rest: it starts
+//! the plugin as a child process and carries the calls over its stdin and stdout.
+//!
+//! - **A plugin** implements [`Plugin`] beside its services, and calls [`run`] in `main`.
+//! - **A host** calls `load_kv` with a path or a [`Command`], or [`Command::load`] for a [`Peer`], whose
+//!   [`Peer::proxy`] has a proxy for each service.
+//! - **A test** calls `KvProxy::in_process`, or [`in_process`]: the same frames without a child.
+//! - **Errors** are one type, [`Error`]: see [`Error::kind`], [`Error::code`] and [`Error::delivery`].
+//!
+//! ```no_run
+//! # mod kv {
+//! #     use plug::{Caller, Incoming, Method, Proxy, Reply, Serve, Service};
+//! #     pub trait Kv: Send + Sync + 'static {
+//! #         fn get(&self, key: String) -> plug::Result<Vec<u8>>;
+//! #     }
+//! #     pub enum KvService {}
+//! #     impl Service for KvService {
+//! #         const NAME: &'static str = "example.KV";
+//! #         const MAGIC: &'static str = "";
+//! #         const VERSION: u32 = 0;
+//! #         const METHODS: &'static [Method] = &[Method::unary("Get")];
+//! #         const DESCRIPTORS: &'static [u8] = b"";
+//! #     }
+//! #     impl<T: Kv + ?Sized> Serve<T> for KvService {
+//! #         fn serve(_: &T, call: Incoming<'_>) -> Reply { call.unimplemented() }
+//! #     }
+//! #     #[derive(Clone)]
+//! #     pub struct KvProxy(Caller<KvService>);
+//! #     impl Proxy for KvProxy {
+//! #         type Service = KvService;
+//! #         fn new(caller: Caller<KvService>) -> Self { KvProxy(caller) }
+//! #         fn caller(&self) -> &Caller<KvService> { &self.0 }
+//! #     }
+//! #     impl KvProxy {
+//! #         pub fn get(&self, _: &str) -> plug::Result<Vec<u8>> { Ok(Vec::new()) }
+//! #     }
+//! #     pub fn load_kv(command: impl Into<plug::Command>) -> plug::Result<KvProxy> {
+//! #         command.into().load()?.proxy()
+//! #     }
+//! # }
+//! // The plugin.
+//! struct Store;
+//!
+//! impl kv::Kv for Store {
+//!     fn get(&self, key: String) -> plug::Result<Vec<u8>> {
+//!         Ok(std::fs::read(key)?)
+//!     }
+//! }
+//!
+//! impl plug::Plugin for Store {
+//!     type Services = kv::KvService;
+//! }
+//!
+//! fn plugin_main() -> plug::Result<()> {
+//!     plug::run(Store)
+//! }
+//!
+//! // The host.
+//! fn host_main() -> plug::Result<()> {
+//!     let kv = kv::load_kv("path/to/kv-plugin")?;
+//!     match kv.get("hello") {
+//!         Ok(value) => println!("{} bytes", value.len()),
+//!         Err(error) if error.code() == plug::Code::NotFound => println!("nothing there"),
+//!         Err(error) => return Err(error),
+//!     }
+//!     Ok(())
+//! }
+//! ```
+
+#[cfg(not(unix))]
+compile_error!("plug-runtime starts plugins on Unix only, so far");
+
+mod blocking;
+mod error;
+mod exit;
+mod peer;
+mod plugin;
+mod process;
+mod protocol;
+mod service;
+mod stream;
+mod sys;
+
+pub use blocking::{hosted, in_process, run, run_with};
+pub use error::{Code, Delivery, Error, ErrorKind, Result, ResultExt};
+pub use exit::{Exit, ExitStatus};
+pub use peer::Peer;
+pub use plugin::Plugin;
+pub use process::{Command, StderrLines};
+#[doc(hidden)]
+pub use service::codegen;
+pub use service::{Caller, Incoming, Method, MethodKind, Proxy, Reply, Serve, Service, Services};
+pub use stream::{IntoStream, Sender, Stream};
+
+/// What generated messages are made of: `plug::prost::Message` encodes them, `plug::prost_types::Any` is one of the
+/// well-known types, `plug::bytes::Bytes` a `bytes` field where the generator was asked for that.
+pub use {bytes, prost, prost_types};
+
+/// Includes what `protoc_gen_plug::compile` generated in `build.rs`.
+///
+/// `plug::include_proto!("example")` includes the code of the package `example` right here.
+/// `plug::include_proto!()` includes the code of all packages, as modules nested like the packages.
+#[macro_export]
+macro_rules! include_proto {
+    () => {
+        ::core::include!(::core::concat!(::core::env!("OUT_DIR"), "/plug_modules.rs"));
+    };
+    ($package:tt) => {
+        ::core::include!(::core::concat!(::core::env!("OUT_DIR"), "/", $package, ".rs"));
+    };
+}

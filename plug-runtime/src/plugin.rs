@@ -1,0 +1,53 @@
+//! What a plugin says about itself.
+
+use crate::error::Result;
+use crate::peer::Peer;
+use crate::service::Services;
+
+/// A plugin: an object that implements the traits of its services, and the list of them.
+///
+/// ```
+/// # use plug::{Incoming, Method, Reply, Serve, Service};
+/// # trait Kv: Send + Sync + 'static {}
+/// # enum KvService {}
+/// # impl Service for KvService {
+/// #     const NAME: &'static str = "example.KV";
+/// #     const MAGIC: &'static str = "";
+/// #     const VERSION: u32 = 0;
+/// #     const METHODS: &'static [Method] = &[];
+/// #     const DESCRIPTORS: &'static [u8] = b"";
+/// # }
+/// # impl<T: Kv + ?Sized> Serve<T> for KvService {
+/// #     fn serve(_: &T, call: Incoming<'_>) -> Reply { call.unimplemented() }
+/// # }
+/// struct Store;
+///
+/// impl Kv for Store { /* … */ }
+///
+/// impl plug::Plugin for Store {
+///     type Services = KvService; // or (KvService, SerializerService)
+/// }
+/// ```
+pub trait Plugin: Sized + Send + Sync + 'static {
+    /// The generated markers of the services that this object implements.
+    type Services: Services<Self>;
+
+    /// The name that hosts see. Empty: the file name of the executable.
+    const NAME: &'static str = "";
+
+    /// The version that hosts see, for instance `env!("CARGO_PKG_VERSION")`.
+    const VERSION: &'static str = "";
+
+    /// Called once, before the first call.
+    ///
+    /// # Errors
+    ///
+    /// An error fails the load, and the host gets its text.
+    fn start(&self, host: &Peer) -> Result<()> {
+        let _ = host;
+        Ok(())
+    }
+
+    /// Called once, after the last call, when the host ends the connection or is gone.
+    fn stop(&self) {}
+}

@@ -1,0 +1,106 @@
+//! A running child process, which is never left behind.
+
+use std::os::fd::OwnedFd;
+
+use crate::exit::ExitStatus;
+use crate::sys::process::{self, End, ExitFd, Peek};
+
+/// A child that leads a process group. Dropping it kills the group and reaps the child.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: u32,
+    exit_fd: Option<ExitFd>,
+    ended: Option<ExitStatus>,
+}
+
+/// A child that has just been started, and this side's ends of its pipes.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) child: Child,
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+impl Child {
+    pub(super) fn started(mut child: std::process::Child) -> Started {
+        let pid = child.id();
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
+            unreachable!("all three were asked for as pipes");
+        };
+        Started {
+            // Sound until we reap the child: before that, nobody else can have its id.
+            child: Child { pid, exit_fd: ExitFd::open(pid), ended: None },
+            stdin: stdin.into(),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What becomes readable when the child ends, where the system has that.
+    pub(crate) fn exit_fd(&self) -> Option<&ExitFd> {
+        self.exit_fd.as_ref()
+    }
+
+    /// How the child ended, if it has. What is left of its process group is killed then, while the zombie still
+    /// keeps the group's id from being used by others.
+    pub(crate) fn try_end(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            match process::peek(self.pid) {
+                Peek::Running => {}
+                Peek::Ended => {
+                    process::signal_group(self.pid, End::Force);
+                    self.ended = Some(process::reap(self.pid));
+                }
+                Peek::Lost => self.ended = Some(ExitStatus::Unknown),
+            }
+        }
+        self.ended
+    }
+
+    /// Signals the whole process group, unless the child has ended.
+    pub(crate) fn signal(&self, end: End) {
+        if self.ended.is_none() && process::peek(self.pid) != Peek::Lost {
+            process::signal_group(self.pid, end);
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.try_end().is_some() {
+            return;
+        }
+        self.signal(End::Force);
+        // A killed process ends within milliseconds, unless it has gigabytes to give back or the kernel is
+        // stuck: then a thread waits for it, and not the one that drops.
+        match &self.exit_fd {
+            Some(exit_fd) if wait_briefly(exit_fd) => drop(self.try_end()),
+            _ => {
+                let pid = self.pid;
+                let waiter = move || {
+                    while process::peek(pid) == Peek::Running {
+                        std::thread::sleep(std::time::Duration::from_millis(5));
+                    }
+                    process::reap(pid);
+                };
+                let name = "plug-reaper".to_owned();
+                // Without a thread the zombie stays until this process ends: all that can be done.
+                let _ = std::thread::Builder::new().name(name).spawn(waiter);
+            }
+        }
+    }
+}
+
+fn wait_briefly(exit_fd: &ExitFd) -> bool {
+    use std::os::fd::AsFd as _;
+    let until = std::time::Instant::now() + std::time::Duration::from_millis(50);
+    let wait = crate::sys::pipe::Wait { fd: exit_fd.as_fd(), for_writing: false };
+    crate::sys::pipe::wait(&[wait], Some(until)).is_ok_and(|ready| ready[0])
+}

@@ -1,0 +1,15 @@
+//! Plugins as processes: how they start, why they ended, what they print.
+//!
+//! Nothing here knows the protocol that is spoken over the pipes.
+
+mod child;
+mod command;
+mod stderr;
+mod stdio;
+
+pub(crate) use child::Child;
+pub use command::Command;
+pub(crate) use command::{InProcess, Program, Settings, Target};
+pub use stderr::StderrLines;
+pub(crate) use stderr::{Fill, Tail};
+pub(crate) use stdio::{Claimed, claim, host_pid, is_hosted};

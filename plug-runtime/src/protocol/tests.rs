@@ -1,0 +1,284 @@
+//! Tests of the protocol as a whole: two connections without any I/O between them, and a small
+//! language of frames for what a well-behaved connection never says.
+//!
+//! Names begin with the fault case that they prove, where there is one.
+
+mod calls;
+mod ending;
+mod handshake;
+mod properties;
+mod schema;
+mod session;
+mod splitting;
+mod violations;
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut};
+use prost::DecodeError;
+use prost::Message;
+use prost::encoding::{DecodeContext, WireType};
+
+use super::frame::{Frame, Varint, flag, kind, read_varint};
+use super::{Answer, Connection, Event, Hello, MethodInfo, ServiceInfo, Side};
+use crate::error::{Code, Delivery, Error, ErrorKind};
+
+/// A host and a plugin. What one sends reaches the other when a test says so.
+struct Pair {
+    host: Connection,
+    plugin: Connection,
+}
+
+impl Pair {
+    /// Two sides that have not said anything yet.
+    fn new(host: Hello, plugin: Hello) -> Pair {
+        Pair {
+            host: Connection::new(Side::Host, host, None),
+            plugin: Connection::new(Side::Plugin, plugin, None),
+        }
+    }
+
+    /// Two sides that have shaken hands.
+    fn greeted(host: Hello, plugin: Hello) -> Pair {
+        let mut pair = Pair::new(host, plugin);
+        assert_eq!(pair.host_speaks(), [Seen::Greeted]);
+        pair.plugin.accept();
+        assert_eq!(pair.plugin_speaks(), [Seen::Greeted]);
+        pair
+    }
+
+    /// Delivers all that the host has to send, and returns what the plugin makes of it.
+    fn host_speaks(&mut self) -> Vec<Seen> {
+        let bytes = output(&mut self.host);
+        feed(&mut self.plugin, &bytes)
+    }
+
+    /// Delivers all that the plugin has to send, and returns what the host makes of it.
+    fn plugin_speaks(&mut self) -> Vec<Seen> {
+        let bytes = output(&mut self.plugin);
+        feed(&mut self.host, &bytes)
+    }
+}
+
+/// A host that has heard a plugin with the service `example.KV`.
+fn host() -> Connection {
+    Pair::greeted(host_hello(), kv_hello()).host
+}
+
+/// A plugin with the service `example.KV` that has heard its host and answered.
+fn plugin() -> Connection {
+    Pair::greeted(host_hello(), kv_hello()).plugin
+}
+
+fn host_hello() -> Hello {
+    hello("example-host")
+}
+
+fn kv_hello() -> Hello {
+    let method = |name: &str| MethodInfo { name: name.into(), ..MethodInfo::default() };
+    let kv = ServiceInfo {
+        name: "example.KV".into(),
+        methods: vec![method("Get"), method("Put")],
+        ..ServiceInfo::default()
+    };
+    Hello { services: vec![kv], ..hello("kv-plugin") }
+}
+
+fn hello(name: &str) -> Hello {
+    Hello::new(name.to_owned(), "1.2.0".to_owned())
+}
+
+/// Numbers of the methods in [`kv_hello`].
+const GET: u32 = 1;
+const PUT: u32 = 2;
+
+/// Feeds bytes to one side, and returns what it makes of them.
+fn feed(connection: &mut Connection, bytes: &[u8]) -> Vec<Seen> {
+    connection.handle_bytes(bytes);
+    seen(connection)
+}
+
+/// Feeds frames to one side that has shaken hands.
+fn say(connection: &mut Connection, frames: &[Frame<'_>]) -> Vec<Seen> {
+    feed(connection, &bytes(frames))
+}
+
+/// All that one side has to send, taken and written.
+fn output(connection: &mut Connection) -> Vec<u8> {
+    let mut all = Vec::new();
+    while connection.has_output() {
+        let mut some = Vec::new();
+        connection.poll_output(&mut some);
+        connection.handle_written(some.len());
+        all.append(&mut some);
+    }
+    all
+}
+
+/// All events of one side.
+fn seen(connection: &mut Connection) -> Vec<Seen> {
+    std::iter::from_fn(|| connection.poll_event()).map(Seen::from).collect()
+}
+
+/// What one side was told: an [`Event`] that can be compared.
+#[derive(Clone, Debug, PartialEq)]
+enum Seen {
+    Greeted,
+    Request { call: u64, method: u32, message: Blob },
+    Response { call: u64, message: Blob },
+    Failure { call: u64, kind: ErrorKind, code: Code, delivery: Delivery, text: String },
+    Goodbye { grace: Option<Duration> },
+}
+
+impl Seen {
+    fn request(call: u64, method: u32, message: &[u8]) -> Seen {
+        Seen::Request { call, method, message: Blob(message.to_vec()) }
+    }
+
+    fn response(call: u64, message: &[u8]) -> Seen {
+        Seen::Response { call, message: Blob(message.to_vec()) }
+    }
+
+    /// A handler's error.
+    fn status(call: u64, code: Code, delivery: Delivery, text: &str) -> Seen {
+        Seen::Failure { call, kind: ErrorKind::Status, code, delivery, text: text.into() }
+    }
+}
+
+impl From<Event> for Seen {
+    fn from(event: Event) -> Seen {
+        match event {
+            Event::Greeted => Seen::Greeted,
+            Event::Request(request) => {
+                Seen::request(request.call, request.method, &request.message)
+            }
+            Event::Reply { call, outcome: Ok(message) } => Seen::response(call, &message),
+            Event::Reply { call, outcome: Err(error) } => Seen::Failure {
+                call,
+                kind: error.kind(),
+                code: error.code(),
+                delivery: error.delivery(),
+                text: error.message().to_owned(),
+            },
+            Event::Goodbye(goodbye) => Seen::Goodbye { grace: goodbye.grace },
+        }
+    }
+}
+
+/// Bytes that do not flood the terminal when a test fails.
+#[derive(Clone, Default, PartialEq)]
+struct Blob(Vec<u8>);
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(24)];
+        write!(f, "{} bytes \"{}\"", self.0.len(), shown.escape_ascii())
+    }
+}
+
+/// A message whose encoding is these very bytes: the core never looks inside one.
+impl Message for Blob {
+    fn encode_raw(&self, out: &mut impl BufMut) {
+        out.put_slice(&self.0);
+    }
+
+    fn merge_field(
+        &mut self,
+        _: u32,
+        _: WireType,
+        _: &mut impl Buf,
+        _: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        unreachable!("the core decodes no user's message")
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// A message of `len` bytes that differ from place to place, and from message to message.
+fn blob(len: usize, seed: u8) -> Blob {
+    Blob((0..len).map(|at| (at as u8) ^ ((at >> 8) as u8).wrapping_mul(31) ^ seed).collect())
+}
+
+fn text(text: &str) -> Blob {
+    Blob(text.as_bytes().to_vec())
+}
+
+fn response(message: &Blob) -> Answer {
+    Answer::Response(message.0.clone())
+}
+
+fn failed(code: Code, message: &str) -> Answer {
+    Answer::Failed(Error::new(code, message))
+}
+
+/// The first frame of a call whose request is one fragment.
+fn open(call: u64, method: u32, payload: &[u8]) -> Frame<'_> {
+    let flags = flag::LAST | flag::HALF_CLOSE;
+    Frame { kind: kind::OPEN, call, method, flags, payload, ..Frame::default() }
+}
+
+/// The first of several fragments of a request.
+fn open_part(call: u64, method: u32, total: u64, payload: &[u8]) -> Frame<'_> {
+    Frame { kind: kind::OPEN, call, method, total, payload, ..Frame::default() }
+}
+
+/// A fragment that is neither the first nor the last.
+fn part(call: u64, payload: &[u8]) -> Frame<'_> {
+    Frame { kind: kind::MESSAGE, call, payload, ..Frame::default() }
+}
+
+/// The last fragment of a request.
+fn last_part(call: u64, payload: &[u8]) -> Frame<'_> {
+    Frame { flags: flag::LAST | flag::HALF_CLOSE, ..part(call, payload) }
+}
+
+/// The last fragment of a response.
+fn end(call: u64, payload: &[u8]) -> Frame<'_> {
+    Frame { kind: kind::END, call, flags: flag::LAST, payload, ..Frame::default() }
+}
+
+/// The end of a call that failed.
+fn end_failed(call: u64, code: u32, message: &str) -> Frame<'_> {
+    Frame { kind: kind::END, call, code, message, ..Frame::default() }
+}
+
+fn goodbye() -> Frame<'static> {
+    Frame { kind: kind::GOODBYE, ..Frame::default() }
+}
+
+fn of_kind(kind: u32) -> Frame<'static> {
+    Frame { kind, ..Frame::default() }
+}
+
+fn bytes(frames: &[Frame<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for frame in frames {
+        frame.encode(&mut bytes);
+    }
+    bytes
+}
+
+/// The frames in bytes that end with a frame.
+fn frames(mut bytes: &[u8]) -> Vec<Frame<'_>> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let Varint::Value(len, prefix) = read_varint(bytes) else { panic!("no length") };
+        let (frame, rest) = bytes[prefix..].split_at(len as usize);
+        frames.push(Frame::decode(frame).unwrap());
+        bytes = rest;
+    }
+    frames
+}
+
+/// The kind and the call of each frame.
+fn outline(frames: &[Frame<'_>]) -> Vec<(u32, u64)> {
+    frames.iter().map(|frame| (frame.kind, frame.call)).collect()
+}

@@ -1,0 +1,11 @@
+//! The operating system, behind a few functions.
+//!
+//! What only Linux has (epoll, pidfd, timerfd, reopening a pipe through `/proc`) stands beside a path
+//! that any Unix can take. `--cfg plug_portable` chooses that path on Linux too, so that the tests can
+//! exercise it. The only `unsafe` code of this crate is here.
+
+pub(crate) mod interrupt;
+pub(crate) mod pipe;
+pub(crate) mod poller;
+pub(crate) mod process;
+pub(crate) mod signals;
