@@ -329,6 +329,15 @@ impl<S: Service> Caller<S> {
         })
     }
 
+    /// Calls a method that is [one-way](Method::one_way). This version waits for its end all the same.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`unary`](Self::unary).
+    pub fn one_way<Q: Message>(&self, method: u32, request: &Q) -> Result<()> {
+        self.unary(method, request)
+    }
+
     /// Calls a method whose response is a stream.
     ///
     /// # Errors

@@ -225,24 +225,27 @@ impl Check<'_, '_> {
                 }
             }
             let mirror = &self.file.mirror.service[index].method[method_index];
-            if self.plug_options.of_method(mirror).one_way && !can_be_one_way(method) {
+            if self.plug_options.of_method(mirror).one_way && !self.can_be_one_way(method) {
                 self.add(
                     &path,
                     format!(
                         "the method `{}` is `(plugpb.one_way)`, so nobody waits for an answer. Return \
-                         `google.protobuf.Empty`, without `stream`, or remove the option",
+                         `google.protobuf.Empty` or another message without fields, without \
+                         `stream`, or remove the option",
                         method.name()
                     ),
                 );
             }
         }
     }
-}
 
-fn can_be_one_way(method: &MethodDescriptorProto) -> bool {
-    method.output_type() == ".google.protobuf.Empty"
-        && !method.client_streaming()
-        && !method.server_streaming()
+    fn can_be_one_way(&self, method: &MethodDescriptorProto) -> bool {
+        let response = self.types.messages.get(method.output_type());
+        // A response that does not exist is a mistake of its own.
+        response.is_none_or(|response| response.proto.field.is_empty())
+            && !method.client_streaming()
+            && !method.server_streaming()
+    }
 }
 
 fn is_proper_map_entry(message: &DescriptorProto, scope: &str) -> bool {

@@ -37,6 +37,7 @@ impl Names {
         }
         let module = match name {
             "Box" => "boxed",
+            "Default" => "default",
             "Into" => "convert",
             "Option" => "option",
             "String" => "string",

@@ -59,6 +59,7 @@ const CASES: &[Case] = &[
             ("extern_path", ".messages.Opaque=crate::prebuilt::Handmade"),
         ],
     },
+    Case { name: "streams", protos: &["streams.proto"], options: &[] },
     Case { name: "whole", protos: &["whole.proto"], options: &[("unwrap", "false")] },
 ];
 

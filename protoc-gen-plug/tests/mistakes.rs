@@ -95,7 +95,8 @@ fn all_mistakes_are_told_at_once_in_their_order() {
             "a.proto:3:1: the message `___` has no name in Rust. Use letters in its name",
             "a.proto:4:13: the field `__` has no name in Rust. Use letters in its name",
             "a.proto:6:3: the method `R` is `(plugpb.one_way)`, so nobody waits for an answer. Return \
-             `google.protobuf.Empty`, without `stream`, or remove the option",
+             `google.protobuf.Empty` or another message without fields, without `stream`, or remove the \
+             option",
         ],
     );
 }

@@ -125,10 +125,11 @@ impl Emit<'_> {
     }
 
     fn proxy_body(&self, index: usize, method: &Method) -> String {
-        let kind = method.kind.function();
+        let kind = if method.one_way { "one_way" } else { method.kind.function() };
         let streamed = streams_requests(method);
         let mut out = String::new();
         let (before, after) = match &method.response {
+            _ if method.one_way => (String::new(), if returns_nothing(method) { "" } else { "?;" }),
             Payload::Whole(_) => (String::new(), ""),
             Payload::Fields { message, fields } if fields.is_empty() => {
                 (format!("let {} {{}} = ", self.names.path(message)), "?;")
@@ -158,7 +159,11 @@ impl Emit<'_> {
         };
         let arguments = [index.to_string(), request];
         out.push_str(&call(8, &before, &format!("self.caller.{kind}"), &arguments, after));
-        if let Payload::Fields { fields, .. } = &method.response {
+        if method.one_way {
+            if !returns_nothing(method) {
+                out.push_str(&format!("        Ok({}::default())\n", self.names.std("Default")));
+            }
+        } else if let Payload::Fields { fields, .. } = &method.response {
             out.push_str(&match fields.first() {
                 None => "        Ok(())\n".to_owned(),
                 Some(field) => {
@@ -209,5 +214,13 @@ impl Emit<'_> {
             // would be.
             _ => (exact, name.to_owned()),
         }
+    }
+}
+
+/// Whether the method's result is `()`, and not a message without fields that is kept whole.
+fn returns_nothing(method: &Method) -> bool {
+    match &method.response {
+        Payload::Whole(ty) => *ty == Type::Unit,
+        Payload::Fields { fields, .. } => fields.is_empty(),
     }
 }

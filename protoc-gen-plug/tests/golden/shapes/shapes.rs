@@ -575,7 +575,7 @@ impl Shapes for ShapesProxy {
     }
 
     fn event(&self, tree: Option<Tree>) -> plug::Result<()> {
-        self.caller.unary(13, &TreeResponse { tree })
+        self.caller.one_way(13, &TreeResponse { tree })
     }
 
     fn google_stream(&self) -> plug::Result<plug::Stream<String>> {
