@@ -363,7 +363,7 @@ impl std::error::Error for Error {
 }
 
 /// Text from elsewhere, which must not end the line, move the cursor or turn the direction of writing.
-struct OneLine<'a>(&'a str);
+pub(crate) struct OneLine<'a>(pub(crate) &'a str);
 
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

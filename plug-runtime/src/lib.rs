@@ -76,6 +76,11 @@ compile_error!("plug-runtime starts plugins on Unix only, so far");
 mod blocking;
 mod error;
 mod exit;
+#[cfg(feature = "tracing")]
+mod log;
+#[cfg(not(feature = "tracing"))]
+#[path = "log/off.rs"]
+mod log;
 mod peer;
 mod plugin;
 mod process;
@@ -87,6 +92,8 @@ mod sys;
 pub use blocking::{hosted, in_process, run, run_with};
 pub use error::{Code, Delivery, Error, ErrorKind, Result, ResultExt};
 pub use exit::{Exit, ExitStatus};
+#[cfg(feature = "tracing")]
+pub use log::LogSubscriber;
 pub use peer::Peer;
 pub use plugin::Plugin;
 pub use process::{Command, StderrLines};
