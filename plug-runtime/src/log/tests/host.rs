@@ -200,6 +200,10 @@ fn a_slow_subscriber_makes_nobody_wait_and_what_is_dropped_is_counted() {
     let lost: usize = lost.into_iter().map(|lost| lost.parse::<usize>().unwrap()).sum();
     assert_eq!(seen.len() + lost, 11, "each is there or counted");
     assert_eq!(seen.len() - 1, 3, "a fourth one does not fit into 4 MiB");
+    for sent in 1..=5 {
+        host.plugin.record(&large, &no_span());
+        assert_eq!(host.seen().len(), seen.len() + sent, "there is room again");
+    }
 }
 
 #[test]
@@ -244,6 +248,23 @@ fn a_host_without_a_subscriber_gets_no_events_and_one_that_gets_a_default_later_
             plugin.record(&record("in time").encode_to_vec(), &no_span());
             assert!(flush(SOON), "the queue was not emptied");
             assert_eq!(recorder.messages(), ["in time"]);
+        },
+    );
+}
+
+#[test]
+fn a_record_that_meets_no_subscriber_does_not_hide_later_ones_from_the_subscriber_of_a_thread() {
+    alone(
+        "host::a_record_that_meets_no_subscriber_does_not_hide_later_ones_from_the_subscriber_of_a_thread",
+        || {
+            let recorder = Recorder::new(LevelFilter::TRACE);
+            let nobodys = Source::new("kv");
+            with_default(recorder.clone(), || {
+                nobodys.record(&record("for nobody").encode_to_vec(), &no_span());
+                Source::new("kv").record(&record("for the thread").encode_to_vec(), &no_span());
+                assert!(flush(SOON), "the queue was not emptied");
+            });
+            assert_eq!(recorder.messages(), ["for the thread"]);
         },
     );
 }
