@@ -74,13 +74,20 @@
 compile_error!("plug-runtime starts plugins on Unix only, so far");
 
 mod blocking;
+mod call;
+mod caller;
+mod cancel;
 mod error;
 mod exit;
+mod incoming;
 #[cfg(feature = "tracing")]
 mod log;
 #[cfg(not(feature = "tracing"))]
 #[path = "log/off.rs"]
 mod log;
+mod offer;
+mod options;
+mod panics;
 mod peer;
 mod plugin;
 mod process;
@@ -90,16 +97,21 @@ mod stream;
 mod sys;
 
 pub use blocking::{hosted, in_process, run, run_with};
+pub use call::Call;
+pub use caller::{Caller, Proxy};
+pub use cancel::CancelToken;
 pub use error::{Code, Delivery, Error, ErrorKind, Result, ResultExt};
 pub use exit::{Exit, ExitStatus};
+pub use incoming::{Incoming, Reply};
 #[cfg(feature = "tracing")]
 pub use log::LogSubscriber;
+pub use offer::Offer;
 pub use peer::Peer;
 pub use plugin::Plugin;
 pub use process::{Command, StderrLines};
 #[doc(hidden)]
 pub use service::codegen;
-pub use service::{Caller, Incoming, Method, MethodKind, Proxy, Reply, Serve, Service, Services};
+pub use service::{Method, MethodKind, Serve, Service, Services};
 pub use stream::{IntoStream, Sender, Stream};
 
 /// What generated messages are made of: `plug::prost::Message` encodes them, `plug::prost_types::Any` is one of the

@@ -1,19 +1,22 @@
 //! The other side of a connection: for a host a plugin, for a plugin its host.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 
-use crate::blocking::{Link, Remote};
+use crate::blocking::{Link, Messages, Remote, Requests};
+use crate::caller::{Caller, Proxy};
 use crate::error::{Code, Error, ErrorKind, Result};
 use crate::exit::{Exit, ExitStatus};
+use crate::options::{Options, Outbound};
 use crate::plugin::Plugin;
-use crate::process::{Command, StderrLines};
-use crate::protocol::{Hello, ServiceInfo};
-use crate::service::{Caller, Proxy, Service};
+use crate::process::{Command, Settings, StderrLines};
+use crate::protocol::{Hello, Pair, ServiceInfo};
+use crate::service::{MethodKind, Service};
+use crate::stream::Outgoing;
 
 /// The other side of a connection: for a host a loaded plugin, for a plugin its host.
 ///
@@ -37,7 +40,21 @@ struct Shared {
     link: Arc<Link>,
     name: Arc<str>,
     hello: Hello,
+    /// For calls whose proxy sets no limit.
+    timeout: Option<Duration>,
     role: Role,
+}
+
+/// A peer for those who must not keep it: nothing once the last [`Peer`] is dropped.
+#[derive(Clone, Default)]
+pub(crate) struct WeakPeer {
+    shared: Weak<Shared>,
+}
+
+impl WeakPeer {
+    pub(crate) fn upgrade(&self) -> Option<Peer> {
+        Some(Peer { shared: self.shared.upgrade()? })
+    }
 }
 
 enum Role {
@@ -55,16 +72,26 @@ impl Peer {
         name: Arc<str>,
         hello: Hello,
         remote: Option<Arc<Remote>>,
-        stop_grace: Duration,
+        settings: &Settings,
     ) -> Peer {
-        let role = Role::Plugin { remote, stop_grace };
-        Peer { shared: Arc::new(Shared { link, name, hello, role }) }
+        let role = Role::Plugin { remote, stop_grace: settings.stop_grace };
+        Peer::new(Shared { link, name, hello, timeout: settings.timeout, role })
     }
 
     pub(crate) fn of_host(link: Arc<Link>, hello: Hello) -> Peer {
         let name =
             if hello.name.is_empty() { "the host".into() } else { hello.name.as_str().into() };
-        Peer { shared: Arc::new(Shared { link, name, hello, role: Role::Host }) }
+        Peer::new(Shared { link, name, hello, timeout: None, role: Role::Host })
+    }
+
+    fn new(shared: Shared) -> Peer {
+        let peer = Peer { shared: Arc::new(shared) };
+        peer.shared.link.set_peer(peer.downgrade());
+        peer
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakPeer {
+        WeakPeer { shared: Arc::downgrade(&self.shared) }
     }
 
     /// A proxy for one of its services, such as `KvProxy`.
@@ -72,7 +99,7 @@ impl Peer {
     /// # Errors
     ///
     /// [`ErrorKind::Incompatible`] if the other side does not offer the service, or offers it with another magic or
-    /// version. A method that it lacks fails when it is called, with [`ErrorKind::Unimplemented`].
+    /// version, or a method of it with a stream where this side has none or the other way round. A method that it lacks fails when it is called, with [`ErrorKind::Unimplemented`].
     pub fn proxy<P: Proxy>(&self) -> Result<P> {
         self.check_service::<P::Service>()?;
         let number = |method: &crate::Method| {
@@ -82,7 +109,7 @@ impl Peer {
         Ok(P::new(Caller::new(self.clone(), methods)))
     }
 
-    /// Whether the other side offers a service, with the same magic and version.
+    /// Whether the other side offers a service, such that [`proxy`](Self::proxy) has one for it.
     pub fn has<S: Service>(&self) -> bool {
         self.check_service::<S>().is_ok()
     }
@@ -100,6 +127,36 @@ impl Peer {
     /// The full names of the services that the other side offers.
     pub fn services(&self) -> Vec<&str> {
         self.shared.hello.services.iter().map(|service| service.name.as_str()).collect()
+    }
+
+    /// What the plugin says about itself beside name and version: [`Plugin::ATTRIBUTES`]. Values that are not text are
+    /// left out.
+    pub fn attributes(&self) -> Vec<(&str, &str)> {
+        text_pairs(&self.shared.hello.attributes)
+    }
+
+    /// The attribute with a key, if the plugin has it.
+    pub fn attribute(&self, key: &str) -> Option<&str> {
+        self.attributes().into_iter().find(|(of, _)| *of == key).map(|(_, value)| value)
+    }
+
+    /// What the host has sent for this plugin to start with: see [`Command::config`].
+    ///
+    /// # Errors
+    ///
+    /// [`Code::FailedPrecondition`] if it has sent nothing, [`ErrorKind::Decode`] if that is no `M`.
+    pub fn config<M: Message + Default>(&self) -> Result<M> {
+        let Some(config) = &self.shared.hello.config else {
+            let message =
+                "it sends no configuration, and this plugin asks for one: see Command::config";
+            return Err(
+                Error::new(Code::FailedPrecondition, message).with_plugin(&self.shared.name)
+            );
+        };
+        M::decode(config.value.clone()).map_err(|error| {
+            let message = format!("its configuration cannot be decoded: {error}. Were both sides built from the same .proto?");
+            Error::of_kind(ErrorKind::Decode, message).with_plugin(&self.shared.name)
+        })
     }
 
     /// The process id of a plugin that has a process of its own.
@@ -152,9 +209,47 @@ impl Peer {
             .with_plugin(&self.shared.name)
     }
 
-    pub(crate) fn call(&self, method: u32, request: &impl Message) -> Result<Bytes> {
-        let outcome = self.shared.link.call(method, request);
-        outcome.map_err(|error| error.with_plugin(&self.shared.name))
+    // ---- for callers: errors are named there
+
+    pub(crate) fn outbound<'a>(
+        &self,
+        method: u32,
+        kind: MethodKind,
+        options: Option<&'a Options>,
+    ) -> Result<Outbound<'a>> {
+        Outbound::new(method, kind, options, self.shared.timeout, &self.shared.link)
+    }
+
+    pub(crate) fn call_unary(
+        &self,
+        outbound: &Outbound<'_>,
+        request: &impl Message,
+    ) -> Result<Bytes> {
+        self.shared.link.call(outbound.method, request)
+    }
+
+    pub(crate) fn call_one_way(
+        &self,
+        outbound: &Outbound<'_>,
+        request: &impl Message,
+    ) -> Result<()> {
+        self.shared.link.call_one_way(outbound, request)
+    }
+
+    pub(crate) fn call_streaming(
+        &self,
+        outbound: &Outbound<'_>,
+        requests: Requests,
+    ) -> Result<Messages> {
+        self.shared.link.call_streaming(outbound, requests)
+    }
+
+    pub(crate) fn call_with_stream(
+        &self,
+        outbound: &Outbound<'_>,
+        requests: Box<dyn Outgoing>,
+    ) -> Result<Bytes> {
+        self.shared.link.call_with_stream(outbound, requests)
     }
 
     pub(crate) fn shared_name(&self) -> &Arc<str> {
@@ -202,8 +297,29 @@ impl Peer {
                 self.name(),
             ));
         }
+        for method in S::METHODS {
+            let Some(info) = service.methods.iter().find(|info| info.name == method.name()) else {
+                continue;
+            };
+            let kind = MethodKind::of_streams(info.streams_requests, info.streams_responses);
+            if kind != method.kind() {
+                return incompatible(format!(
+                    "{}/{} is {} here and {kind} in {}: build both from the same .proto",
+                    S::NAME,
+                    method.name(),
+                    method.kind(),
+                    self.name(),
+                ));
+            }
+        }
         Ok(service)
     }
+}
+
+/// The pairs whose values are text.
+pub(crate) fn text_pairs(pairs: &[Pair]) -> Vec<(&str, &str)> {
+    let text = pairs.iter().map(|pair| (pair.key.as_str(), std::str::from_utf8(&pair.value)));
+    text.filter_map(|(key, value)| Some((key, value.ok()?))).collect()
 }
 
 impl Drop for Shared {

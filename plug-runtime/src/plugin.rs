@@ -38,7 +38,12 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// The version that hosts see, for instance `env!("CARGO_PKG_VERSION")`.
     const VERSION: &'static str = "";
 
-    /// Called once, before the first call.
+    /// What else the plugin says about itself, as keys and values: `description`, `author`, `licence`, the permissions
+    /// that it asks for. Hosts find it with [`Peer::attribute`].
+    const ATTRIBUTES: &'static [(&'static str, &'static str)] = &[];
+
+    /// Called once, before the first call. `host` has proxies for what the host offers, and its
+    /// [configuration](Peer::config).
     ///
     /// # Errors
     ///

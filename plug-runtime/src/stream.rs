@@ -1,15 +1,32 @@
 //! Streams of messages: the response or request of a streaming method.
 
-use std::fmt;
-use std::sync::mpsc;
+mod channel;
+mod remote;
 
+use std::fmt;
+use std::task::{Poll, Waker};
+
+use prost::Message;
+
+use crate::blocking::Messages;
 use crate::error::Result;
+use crate::panics;
+use channel::Receiver;
+pub use channel::Sender;
+pub(crate) use remote::Origin;
+use remote::Remote;
 
 /// A sequence of messages that arrives over time: an iterator of [`Result<T>`](crate::Result).
 ///
-/// This version of the runtime has the type, so that generated code and the traits that plugins
-/// implement are final, but carries unary calls only: a streaming method fails with
-/// [`ErrorKind::Unimplemented`](crate::ErrorKind::Unimplemented).
+/// A streaming method takes and returns these. Make one of an iterator ([`new`](Stream::new)), of an iterator that may
+/// fail ([`from_results`](Stream::from_results)), or of a [`channel`](Stream::channel), which another thread fills.
+///
+/// Items go over as they are made, and no further ahead of their reader than a window of some hundred KiB: a
+/// producer's `next` is not called before there is room for what it returns. So an iterator may read a file, or go on for
+/// ever.
+///
+/// After an error nothing follows. Dropping a stream that came from the other side tells its producer to stop, whose
+/// iterator is dropped then; a plugin's process runs as long as a stream from it is not dropped.
 ///
 /// ```
 /// let stream = plug::Stream::new([1, 2, 3]);
@@ -17,19 +34,29 @@ use crate::error::Result;
 /// assert_eq!(items.unwrap(), [1, 2, 3]);
 /// ```
 pub struct Stream<T> {
-    items: Box<dyn Iterator<Item = Result<T>> + Send>,
+    /// `None` once the stream has ended: what the source holds is given back at once.
+    source: Option<Source<T>>,
 }
 
-/// The sending half of [`Stream::channel`].
-#[derive(Debug)]
-pub struct Sender<T> {
-    items: mpsc::SyncSender<Result<T>>,
+enum Source<T> {
+    Iterator(Box<dyn Iterator<Item = Result<T>> + Send>),
+    Channel(Receiver<T>),
+    Remote(Remote<T>),
 }
 
 /// What can be sent as a stream: a [`Stream`] itself, or anything that iterates over items.
 pub trait IntoStream<T> {
     /// Turns `self` into a stream.
     fn into_stream(self) -> Stream<T>;
+}
+
+/// A stream on its way to the other side.
+pub(crate) trait Outgoing: Send {
+    /// Encodes the next item to the end of `out`. `None` is the end of the stream, and so is an error.
+    ///
+    /// If there is no item yet, `waker` is woken once there may be; where the source is an iterator, this waits.
+    #[cfg_attr(not(test), allow(dead_code, reason = "until the driver carries streams"))]
+    fn poll_message(&mut self, waker: &Waker, out: &mut Vec<u8>) -> Poll<Option<Result<()>>>;
 }
 
 impl<T: Send + 'static> Stream<T> {
@@ -48,23 +75,39 @@ impl<T: Send + 'static> Stream<T> {
         I: IntoIterator<Item = Result<T>>,
         I::IntoIter: Send + 'static,
     {
-        let mut items = items.into_iter();
-        let mut failed = false;
-        let until_error = std::iter::from_fn(move || {
-            if failed {
-                return None;
-            }
-            let item = items.next();
-            failed = matches!(item, Some(Err(_)));
-            item
-        });
-        Stream { items: Box::new(until_error) }
+        Stream { source: Some(Source::Iterator(Box::new(items.into_iter()))) }
     }
 
-    /// A stream fed by a [`Sender`] from another thread, which waits while `capacity` items are unread.
+    /// A stream fed by a [`Sender`] from another thread, which waits while `capacity` items are unread. With a capacity
+    /// of 0, it waits until its item is taken.
+    ///
+    /// The stream ends when the last clone of the sender is dropped. A stream that waits for its sender keeps no thread
+    /// busy, as an iterator does that waits.
     pub fn channel(capacity: usize) -> (Sender<T>, Stream<T>) {
-        let (sender, receiver) = mpsc::sync_channel(capacity);
-        (Sender { items: sender }, Stream::from_results(receiver))
+        let (sender, receiver) = channel::channel(capacity);
+        (sender, Stream { source: Some(Source::Channel(receiver)) })
+    }
+}
+
+impl<T: Message + Default> Stream<T> {
+    /// A stream of what arrives from the other side.
+    pub(crate) fn remote(messages: Messages, origin: Origin) -> Stream<T> {
+        Stream { source: Some(Source::Remote(Remote::new(messages, origin))) }
+    }
+}
+
+impl<T> Stream<T> {
+    fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<T>>> {
+        let item = match &mut self.source {
+            None => return Poll::Ready(None),
+            Some(Source::Iterator(items)) => Poll::Ready(items.next()),
+            Some(Source::Channel(items)) => items.poll_next(waker),
+            Some(Source::Remote(items)) => items.poll_next(waker),
+        };
+        if matches!(item, Poll::Ready(None | Some(Err(_)))) {
+            self.source = None;
+        }
+        item
     }
 }
 
@@ -72,35 +115,37 @@ impl<T> Iterator for Stream<T> {
     type Item = Result<T>;
 
     fn next(&mut self) -> Option<Result<T>> {
-        self.items.next()
+        let item = match self.source.as_mut()? {
+            Source::Iterator(items) => items.next(),
+            Source::Channel(items) => items.next(),
+            Source::Remote(items) => items.next(),
+        };
+        if !matches!(item, Some(Ok(_))) {
+            self.source = None;
+        }
+        item
+    }
+}
+
+impl<T: Message> Outgoing for Stream<T> {
+    fn poll_message(&mut self, waker: &Waker, out: &mut Vec<u8>) -> Poll<Option<Result<()>>> {
+        // Iterators and drops of items are code of users, on a thread that may read for others.
+        let polled = panics::catch("the stream", || {
+            self.poll_next(waker).map_ok(|item| {
+                out.reserve(item.encoded_len());
+                item.encode_raw(out);
+            })
+        });
+        polled.unwrap_or_else(|error| {
+            self.source = None;
+            Poll::Ready(Some(Err(error)))
+        })
     }
 }
 
 impl<T> fmt::Debug for Stream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").finish_non_exhaustive()
-    }
-}
-
-impl<T> Sender<T> {
-    /// Sends an item, waiting while the stream is full. Returns the item if the stream was dropped.
-    pub fn send(&self, item: T) -> std::result::Result<(), T> {
-        self.items.send(Ok(item)).map_err(|mpsc::SendError(item)| match item {
-            Ok(item) => item,
-            Err(_) => unreachable!("an item was sent, and it comes back as it was"),
-        })
-    }
-
-    /// Ends the stream with an error.
-    pub fn fail(self, error: crate::Error) {
-        // If the stream was dropped, nobody is left to hear of the error.
-        let _ = self.items.send(Err(error));
-    }
-}
-
-impl<T> Clone for Sender<T> {
-    fn clone(&self) -> Self {
-        Sender { items: self.items.clone() }
     }
 }
 
@@ -124,13 +169,54 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, mpsc};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Passes on that it was woken.
+    struct Bell(mpsc::Sender<()>);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            let _ = self.0.send(());
+        }
+    }
+
+    fn bell() -> (Waker, mpsc::Receiver<()>) {
+        let (sender, rung) = mpsc::channel();
+        (Arc::new(Bell(sender)).into(), rung)
+    }
+
+    fn polled(stream: &mut Stream<u64>, waker: &Waker) -> Poll<Option<Result<u64>>> {
+        let mut out = Vec::new();
+        stream
+            .poll_message(waker, &mut out)
+            .map(|item| item.map(|item| item.map(|()| u64::decode(&out[..]).unwrap())))
+    }
+
+    fn ready(stream: &mut Stream<u64>) -> Option<Result<u64>> {
+        match polled(stream, Waker::noop()) {
+            Poll::Ready(item) => item,
+            Poll::Pending => panic!("there is no item"),
+        }
+    }
 
     #[test]
     fn nothing_follows_an_error() {
-        let mut stream = Stream::from_results([Ok(1), Err("bad".into()), Ok(2)]);
+        let items = || [Ok(1), Err("bad".into()), Ok(2)];
+        let mut stream = Stream::from_results(items());
         assert_eq!(stream.next().unwrap().unwrap(), 1);
         assert_eq!(stream.next().unwrap().unwrap_err().message(), "bad");
         assert!(stream.next().is_none());
+
+        let mut stream = Stream::from_results(items());
+        assert_eq!(ready(&mut stream).unwrap().unwrap(), 1);
+        assert_eq!(ready(&mut stream).unwrap().unwrap_err().message(), "bad");
+        assert!(ready(&mut stream).is_none());
     }
 
     #[test]
@@ -138,5 +224,128 @@ mod tests {
         let (sender, stream) = Stream::channel(1);
         drop(stream);
         assert_eq!(sender.send(7), Err(7));
+    }
+
+    #[test]
+    fn a_sender_that_waits_gets_its_item_back_when_the_stream_goes() {
+        for capacity in [0, 1] {
+            let (sender, stream) = Stream::channel(capacity);
+            (0..capacity).for_each(|_| sender.send(1).unwrap());
+            let waiting = std::thread::spawn(move || sender.send(7));
+            drop(stream);
+            assert_eq!(waiting.join().unwrap(), Err(7), "capacity {capacity}");
+        }
+    }
+
+    #[test]
+    fn items_come_in_order_until_the_last_sender_is_dropped() {
+        for capacity in [0, 1, 3, 100] {
+            let (sender, stream) = Stream::channel(capacity);
+            let other = sender.clone();
+            let sending = std::thread::spawn(move || {
+                (0..50).for_each(|item| sender.send(item).unwrap());
+                drop(sender);
+                (50..60).for_each(|item| other.send(item).unwrap());
+            });
+            let items: Vec<u64> = stream.collect::<Result<_>>().unwrap();
+            assert_eq!(items, (0..60).collect::<Vec<_>>(), "capacity {capacity}");
+            sending.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_full_stream_holds_its_sender_back() {
+        let (sender, mut stream) = Stream::channel(2);
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counter = sent.clone();
+        let (tell, told) = mpsc::channel();
+        let sending = std::thread::spawn(move || {
+            for item in 0..10 {
+                sender.send(item).unwrap();
+                counter.fetch_add(1, Ordering::SeqCst);
+                tell.send(()).unwrap();
+            }
+        });
+        for _ in 0..2 {
+            told.recv_timeout(LONG).expect("two items fit");
+        }
+        for taken in 0..10 {
+            assert!(sent.load(Ordering::SeqCst) <= taken + 2, "no more than fit are sent");
+            assert_eq!(stream.next().unwrap().unwrap(), taken as u64);
+        }
+        assert!(stream.next().is_none());
+        sending.join().unwrap();
+    }
+
+    #[test]
+    fn a_failed_sender_ends_the_stream_for_all_of_them() {
+        let (sender, mut stream) = Stream::channel(2);
+        let other = sender.clone();
+        sender.send(1).unwrap();
+        sender.fail("bad".into());
+        assert_eq!(stream.next().unwrap().unwrap(), 1);
+        assert_eq!(stream.next().unwrap().unwrap_err().message(), "bad");
+        assert!(stream.next().is_none());
+        assert_eq!(other.send(2), Err(2));
+    }
+
+    #[test]
+    fn an_empty_channel_wakes_who_polls_it() {
+        for capacity in [0, 1] {
+            let (sender, mut stream) = Stream::channel(capacity);
+            let (waker, rung) = bell();
+            assert!(polled(&mut stream, &waker).is_pending());
+            assert!(rung.try_recv().is_err());
+            let sending = std::thread::spawn(move || {
+                sender.send(7).unwrap();
+                sender
+            });
+            rung.recv_timeout(LONG).expect("an item wakes");
+            assert_eq!(ready(&mut stream).unwrap().unwrap(), 7);
+            let sender = sending.join().unwrap();
+            assert!(polled(&mut stream, &waker).is_pending());
+            drop(sender);
+            rung.recv_timeout(LONG).expect("the end wakes");
+            assert!(ready(&mut stream).is_none());
+        }
+    }
+
+    #[test]
+    fn an_item_that_owns_its_sender_can_be_dropped_with_the_stream() {
+        struct Item(#[expect(dead_code, reason = "only its drop counts")] Option<Sender<Item>>);
+        let (sender, stream) = Stream::channel(1);
+        let own = sender.clone();
+        sender.send(Item(Some(own))).unwrap_or_else(|_| panic!("there is room"));
+        drop(stream);
+        assert!(sender.send(Item(None)).is_err());
+    }
+
+    #[test]
+    fn a_source_is_dropped_as_soon_as_it_has_ended() {
+        let held = Arc::new(());
+        let holding = held.clone();
+        let mut items = 0..1;
+        let mut stream = Stream::new(std::iter::from_fn(move || {
+            let _ = &holding;
+            items.next()
+        }));
+        assert!(stream.next().is_some());
+        assert!(stream.next().is_none());
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn a_panic_in_an_iterator_is_an_error_of_the_stream() {
+        let mut items = [1, 2].into_iter();
+        let mut stream = Stream::new(std::iter::from_fn(move || match items.next() {
+            Some(2) => panic!("as a test"),
+            item => item,
+        }));
+        assert_eq!(ready(&mut stream).unwrap().unwrap(), 1);
+        let error = ready(&mut stream).unwrap().unwrap_err();
+        assert_eq!(error.code(), Code::Internal);
+        assert!(error.message().starts_with("the stream panicked at "), "{error}");
+        assert!(error.message().ends_with(": as a test"), "{error}");
+        assert!(ready(&mut stream).is_none());
     }
 }

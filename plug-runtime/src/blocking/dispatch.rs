@@ -1,111 +1,186 @@
-//! From the number of a method to the handler, and from what the handler does to an answer.
+//! From the number of a method to the handler, and from what the handler does to an outcome.
 
-use std::any::Any;
-use std::cell::RefCell;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::task::{Poll, Waker};
 
-use crate::error::{Code, Delivery, Error};
-use crate::plugin::Plugin;
+use super::streams::Messages;
+use crate::call::{self, CallState, Start};
+use crate::error::{Code, Delivery, Error, Result};
+use crate::incoming::{Incoming, Outcome};
+use crate::offer::{Handler, Offers};
+use crate::panics;
+use crate::peer::WeakPeer;
 use crate::protocol::{Answer, MethodInfo, Request, ServiceInfo};
-use crate::service::{Incoming, MethodKind, Offered, Reply, Services};
+use crate::service::Offered;
+use crate::stream::Outgoing;
 
 /// Everything that one side of a connection serves.
 pub(crate) struct Dispatch {
-    /// By number, which counts from 1: service, method in the service, full name.
-    methods: Vec<(usize, u32, String)>,
-    serve: Box<dyn Fn(usize, Incoming<'_>) -> Reply + Send + Sync>,
+    /// By number, which counts from 1.
+    methods: Vec<Method>,
+    handlers: Vec<Box<Handler>>,
+    /// Who calls.
+    peer: OnceLock<WeakPeer>,
+}
+
+struct Method {
+    handler: usize,
+    /// The place of the service among those of its handler, and of the method in the service.
+    service: usize,
+    index: u32,
+    name: Arc<str>,
 }
 
 impl Dispatch {
-    pub(super) fn new<P: Plugin>(plugin: Arc<P>) -> Dispatch {
-        record_panics();
-        let offered = P::Services::offer();
+    pub(super) fn new(offers: Vec<Offers>) -> Dispatch {
         let mut methods = Vec::new();
-        for (service, offer) in offered.iter().enumerate() {
-            for (index, method) in (0..).zip(offer.methods) {
-                methods.push((service, index, format!("{}/{}", offer.name, method.name())));
+        let mut handlers = Vec::new();
+        for (handler, offers) in offers.into_iter().enumerate() {
+            for (service, offered) in offers.services.iter().enumerate() {
+                for (index, method) in (0..).zip(offered.methods) {
+                    let name = format!("{}/{}", offered.name, method.name()).into();
+                    methods.push(Method { handler, service, index, name });
+                }
             }
+            handlers.push(offers.serve);
         }
-        let serve =
-            move |service: usize, call: Incoming<'_>| P::Services::dispatch(&plugin, service, call);
-        Dispatch { methods, serve: Box::new(serve) }
+        Dispatch { methods, handlers, peer: OnceLock::new() }
     }
 
-    /// Runs the handler on this thread. A panic fails the call, and nothing else. `buffer` is for the response.
-    pub(super) fn run(&self, request: Request, buffer: Vec<u8>) -> Answer {
-        let index = (request.method as usize).checked_sub(1);
-        let Some((service, method, name)) = index.and_then(|index| self.methods.get(index)) else {
-            return Answer::Refused(Error::status(
+    /// Says who calls: handlers that ask before that get no answer.
+    pub(super) fn set_peer(&self, peer: WeakPeer) {
+        let _ = self.peer.set(peer);
+    }
+
+    /// What the handler of a call will see of it. `spare` is that of a call before, if the worker has one.
+    pub(super) fn begin(
+        &self,
+        spare: Option<Arc<CallState>>,
+        method: u32,
+        start: Start<'_>,
+    ) -> Arc<CallState> {
+        let nobody = WeakPeer::default();
+        let peer = self.peer.get().unwrap_or(&nobody);
+        match self.method(method) {
+            Some(method) => CallState::new(spare, start, &method.name, peer),
+            None => CallState::new(spare, start, &"".into(), peer),
+        }
+    }
+
+    /// Runs the handler on this thread. A panic fails the call, and nothing else. `messages` is the stream of requests
+    /// of a method that takes one, and `buffer` is for the response.
+    ///
+    /// A stream that is returned need not be told which call it belongs to: that is the current one while its items
+    /// are made, and ends when the stream is dropped.
+    pub(super) fn run(
+        &self,
+        request: Request,
+        messages: Option<Messages>,
+        call: &Arc<CallState>,
+        buffer: Vec<u8>,
+    ) -> Outcome {
+        let Some(method) = self.method(request.method) else {
+            return Outcome::Answer(Answer::Refused(Error::status(
                 Code::Unimplemented,
                 format!("there is no method with the number {}", request.method),
                 Delivery::NotSent,
-            ));
+            )));
         };
-        let call = Incoming { method: *method, name, request: request.message, buffer };
-        PANIC_PLACE.take();
-        // What a handler left half-done when it panicked, it left to itself: the runtime shares nothing with it.
-        match panic::catch_unwind(AssertUnwindSafe(|| (self.serve)(*service, call))) {
-            Ok(reply) => reply.answer,
-            Err(payload) => {
-                let place = PANIC_PLACE.take().unwrap_or_default();
-                let text = format!("the handler panicked{place}: {}", panic_text(&*payload));
-                // The payload's own drop may panic too.
-                let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(payload)));
-                Answer::Failed(Error::new(Code::Internal, text))
+        let incoming = Incoming {
+            method: method.index,
+            name: &method.name,
+            request: request.message,
+            messages,
+            buffer,
+        };
+        let handler = &self.handlers[method.handler];
+        let ran = {
+            let _entered = call::enter(Some(call.clone()));
+            panics::catch("the handler", || handler(method.service, incoming))
+        };
+        let outcome = match ran {
+            Ok(reply) => reply.outcome,
+            Err(error) => Outcome::Answer(Answer::Failed(error)),
+        };
+        match outcome {
+            Outcome::Stream(stream) => {
+                Outcome::Stream(Box::new(Responses { call: call.clone(), stream: Some(stream) }))
             }
+            Outcome::Answer(answer) => {
+                call.end();
+                Outcome::Answer(answer)
+            }
+        }
+    }
+
+    fn method(&self, number: u32) -> Option<&Method> {
+        self.methods.get((number as usize).checked_sub(1)?)
+    }
+}
+
+/// The stream that a handler has returned.
+struct Responses {
+    call: Arc<CallState>,
+    /// `None` once it has ended: what it holds is given back at once.
+    stream: Option<Box<dyn Outgoing>>,
+}
+
+impl Responses {
+    /// Drops the stream, which may run code of users, and ends the call.
+    fn end(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            // The panic was printed, and changes nothing: the stream is over.
+            let _ = panics::catch("the stream", || drop(stream));
+            self.call.end();
         }
     }
 }
 
-/// What the hello says of the services of a plugin.
-pub(super) fn service_infos(offered: Vec<Offered>) -> Vec<ServiceInfo> {
-    let info = |offer: Offered| ServiceInfo {
+impl Outgoing for Responses {
+    fn poll_message(&mut self, waker: &Waker, out: &mut Vec<u8>) -> Poll<Option<Result<()>>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        let _entered = call::enter(Some(self.call.clone()));
+        let item = stream.poll_message(waker, out);
+        if matches!(item, Poll::Ready(None | Some(Err(_)))) {
+            self.end();
+        }
+        item
+    }
+}
+
+impl Drop for Responses {
+    fn drop(&mut self) {
+        let _entered = call::enter(Some(self.call.clone()));
+        self.end();
+    }
+}
+
+/// What the hello says of services.
+pub(super) fn service_infos<'a>(offered: impl Iterator<Item = &'a Offered>) -> Vec<ServiceInfo> {
+    let info = |offer: &Offered| ServiceInfo {
         name: offer.name.to_owned(),
         magic: offer.magic.to_owned(),
         version: offer.version,
         methods: offer
             .methods
             .iter()
-            .map(|method| {
-                let kind = method.kind();
-                let streams_both = kind == MethodKind::BidiStreaming;
-                MethodInfo {
-                    name: method.name().to_owned(),
-                    streams_requests: streams_both || kind == MethodKind::ClientStreaming,
-                    streams_responses: streams_both || kind == MethodKind::ServerStreaming,
-                }
+            .map(|method| MethodInfo {
+                name: method.name().to_owned(),
+                streams_requests: method.kind().streams_requests(),
+                streams_responses: method.kind().streams_responses(),
+                one_way: method.is_one_way(),
             })
             .collect(),
     };
-    offered.into_iter().map(info).collect()
+    offered.map(info).collect()
 }
 
-pub(super) fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a value that is not text")
-}
-
-thread_local! {
-    /// Where this thread panicked last, as ` at file:line:column`.
-    static PANIC_PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// Adds the place of a panic, which only a hook is told, to what the hook so far does.
-fn record_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if let Some(location) = info.location() {
-                // Not if the thread is ending, and its locals are gone.
-                let _ =
-                    PANIC_PLACE.try_with(|place| place.replace(Some(format!(" at {location}"))));
-            }
-            before(info);
-        }));
-    });
+/// A connection that nothing comes over.
+#[cfg(test)]
+pub(crate) fn idle_link() -> Arc<super::link::Link> {
+    use crate::protocol::{Connection, Hello, Side};
+    let (input, output) = crate::sys::pipe::pair().unwrap();
+    let core = Connection::new(Side::Host, Hello::new(String::new(), String::new()), None);
+    super::link::Link::new(core, input, output, false).unwrap()
 }

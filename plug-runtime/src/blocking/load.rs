@@ -5,36 +5,38 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::dispatch::service_infos;
 use super::link::Link;
 use super::remote::{Remote, exit_error};
 use super::watcher::{self, Watched};
-use crate::error::Result;
+use crate::error::{Code, Error, ErrorKind, Result};
 use crate::exit::Exit;
 use crate::peer::Peer;
 use crate::process::{Command, Fill, InProcess, Program, Settings, Tail, Target};
-use crate::protocol::{Connection, Hello, Side};
+use crate::protocol::{Config, Connection, Hello, Side};
 use crate::sys::pipe::{self, Wait};
 
 /// Starts the plugin of a command.
 pub(crate) fn load(command: Command) -> Result<Peer> {
+    let settings = command.settings;
     match command.target {
         Target::Program(program) => {
             let name: Arc<str> = program.name().into();
-            load_program(&program, &command.settings, &name)
-                .map_err(|error| error.with_plugin(&name))
+            load_program(&program, settings, &name).map_err(|error| error.with_plugin(&name))
         }
         Target::InProcess(plugin) => {
             let name: Arc<str> = plugin.name.as_str().into();
-            load_inside(plugin, &command.settings, &name).map_err(|error| error.with_plugin(&name))
+            load_inside(plugin, settings, &name).map_err(|error| error.with_plugin(&name))
         }
     }
 }
 
-fn load_program(program: &Program, settings: &Settings, name: &Arc<str>) -> Result<Peer> {
-    let core = connection(settings);
+fn load_program(program: &Program, mut settings: Settings, name: &Arc<str>) -> Result<Peer> {
+    let core = connection(&settings)?;
     let mut started = program.spawn()?;
     pipe::set_nonblocking(&started.stderr)?;
     let link = Link::new(core, started.stdout, started.stdin, true)?;
+    link.offer(std::mem::take(&mut settings.offers));
     let tail = Arc::new(Tail::default());
 
     let exit_fd = started.child.exit_fd().map(|exit_fd| exit_fd.as_fd().try_clone_to_owned());
@@ -75,7 +77,7 @@ fn load_program(program: &Program, settings: &Settings, name: &Arc<str>) -> Resu
     let hello = hello_of(&link);
     let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
     let remote = Remote::watch(link.clone(), name.clone(), started.child, started.stderr, tail)?;
-    Ok(Peer::of_plugin(link, name, hello, Some(remote), settings.stop_grace))
+    Ok(Peer::of_plugin(link, name, hello, Some(remote), &settings))
 }
 
 /// Waits briefly for a child that has closed its pipes or is about to leave.
@@ -86,25 +88,42 @@ fn wait_for_end(child: &crate::process::Child, at_most: Duration) -> bool {
     })
 }
 
-fn load_inside(plugin: InProcess, settings: &Settings, name: &Arc<str>) -> Result<Peer> {
+fn load_inside(plugin: InProcess, mut settings: Settings, name: &Arc<str>) -> Result<Peer> {
     let (plugin_input, host_output) = pipe::pair()?;
     let (host_input, plugin_output) = pipe::pair()?;
-    let link = Link::new(connection(settings), host_input, host_output, false)?;
+    let link = Link::new(connection(&settings)?, host_input, host_output, false)?;
+    link.offer(std::mem::take(&mut settings.offers));
     (plugin.start)(plugin_input, plugin_output)?;
     link.greet(Vec::new, || Ok(()))?;
     let hello = hello_of(&link);
     let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
     let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link)))?;
     link.watch(key);
-    Ok(Peer::of_plugin(link, name, hello, None, settings.stop_grace))
+    Ok(Peer::of_plugin(link, name, hello, None, &settings))
 }
 
-fn connection(settings: &Settings) -> Connection {
+fn connection(settings: &Settings) -> Result<Connection> {
     let mut own = Hello::new(own_name(), String::new());
+    let offered = || settings.offers.iter().flat_map(|offers| &offers.services);
+    own.services = service_infos(offered());
+    for (place, service) in offered().enumerate() {
+        if offered().take(place).any(|before| before.name == service.name) {
+            let message = format!("the service {} is offered to it twice", service.name);
+            return Err(Error::new(Code::InvalidArgument, message));
+        }
+    }
+    if let Some(config) = &settings.config {
+        if config.len() > MAX_CONFIG {
+            let len = config.len();
+            let message = format!("its configuration has {len} bytes, of at most {MAX_CONFIG}");
+            return Err(Error::of_kind(ErrorKind::TooLarge, message));
+        }
+        own.config = Some(Config { type_name: String::new(), value: config.clone().into() });
+    }
     own.max_message = settings.max_message as u64;
     own.max_calls = super::MAX_CALLS;
     let greet_by = Instant::now().checked_add(settings.start_timeout);
-    Connection::new(Side::Host, own, greet_by)
+    Ok(Connection::new(Side::Host, own, greet_by))
 }
 
 fn hello_of(link: &Link) -> Hello {
@@ -117,6 +136,9 @@ pub(super) fn own_name() -> String {
     let name = path.as_deref().and_then(std::path::Path::file_name);
     name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
+
+/// The longest configuration of a plugin, in bytes: it is in the hello, which is one frame.
+const MAX_CONFIG: usize = 512 << 10;
 
 /// How long a plugin that has failed to say hello is waited for, so that the error can say how it ended.
 const END_AFTER_FAILURE: Duration = Duration::from_millis(50);

@@ -12,6 +12,7 @@ mod link;
 mod load;
 mod remote;
 mod serve;
+mod streams;
 mod transfer;
 mod upkeep;
 mod waiter;
@@ -21,11 +22,14 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use dispatch::idle_link;
 pub(crate) use link::Link;
 pub(crate) use load::load;
 pub(crate) use remote::Remote;
 pub(crate) use serve::command_for;
 pub use serve::{hosted, in_process, run, run_with};
+pub(crate) use streams::{Messages, Requests};
 
 /// How many calls each side serves at once. More wait on the calling side.
 const MAX_CALLS: u32 = 1024;

@@ -1,20 +1,21 @@
 //! How a plugin serves: as a process, or inside the process of its host.
 
 use std::os::fd::OwnedFd;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::dispatch::{Dispatch, panic_text, service_infos};
+use super::dispatch::service_infos;
 use super::link::Link;
 use super::load::own_name;
 use super::watcher::{self, Key, Report, Source, Watched};
 use crate::error::{Code, Error, ErrorKind, Result};
+use crate::offer::Offers;
+use crate::panics;
 use crate::peer::Peer;
 use crate::plugin::Plugin;
 use crate::process::{self, Claimed, Command, InProcess};
-use crate::protocol::{Connection, Hello, Side};
+use crate::protocol::{Connection, Hello, Pair, Side};
 use crate::service::Services as _;
 use crate::sys::process::{self as os, ExitFd};
 
@@ -114,16 +115,12 @@ fn serve<P: Plugin>(
     link.watch(key);
     let hello = link.lock().core.peer().cloned().unwrap_or_default();
     let host = Peer::of_host(link.clone(), hello);
-    let started = panic::catch_unwind(AssertUnwindSafe(|| {
+    let started = panics::catch("the plugin, as it started,", || {
         let plugin = make(&host)?;
         plugin.start(&host)?;
         Ok(plugin)
-    }));
-    let started = started.unwrap_or_else(|payload| {
-        let text = format!("the plugin panicked while it started: {}", panic_text(&*payload));
-        Err(Error::new(Code::Internal, text))
     });
-    let plugin = match started {
+    let plugin = match started.and_then(|started| started) {
         Ok(plugin) => Arc::new(plugin),
         Err(error) => {
             link.lock().core.refuse(&error);
@@ -131,7 +128,8 @@ fn serve<P: Plugin>(
             return Err(error);
         }
     };
-    let _ = link.dispatch.set(Dispatch::new(plugin.clone()));
+    link.offer(vec![Offers::new::<P::Services, P>(plugin.clone())]);
+    link.set_peer(host.downgrade());
     link.lock().core.accept();
     link.serve();
     plugin.stop();
@@ -143,7 +141,11 @@ fn serve<P: Plugin>(
 
 fn connection<P: Plugin>(greet_by: Option<Instant>) -> Connection {
     let mut own = Hello::new(plugin_name::<P>(), P::VERSION.to_owned());
-    own.services = service_infos(P::Services::offer());
+    own.services = service_infos(P::Services::offer().iter());
+    own.attributes = P::ATTRIBUTES
+        .iter()
+        .map(|&(key, value)| Pair { key: key.to_owned(), value: value.into() })
+        .collect();
     own.max_calls = super::MAX_CALLS;
     Connection::new(Side::Plugin, own, greet_by)
 }

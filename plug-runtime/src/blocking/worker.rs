@@ -13,7 +13,10 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::lead::{Lead, Wakes};
 use super::link::{Link, State};
-use crate::protocol::Request;
+use super::streams::streams_are_not_carried;
+use crate::call::{CallState, Start};
+use crate::incoming::Outcome;
+use crate::protocol::{Answer, Request};
 
 /// The requests of a connection that wait for a handler, and the threads that run handlers.
 #[derive(Default)]
@@ -70,6 +73,13 @@ impl Workers {
     }
 }
 
+/// What a worker keeps of one call for the next, so that an ordinary one takes no memory.
+#[derive(Default)]
+struct Spare {
+    buffer: Vec<u8>,
+    call: Option<Arc<CallState>>,
+}
+
 impl Link {
     /// Serves calls on this thread, and on more where that is needed, until the connection is over, all handlers have
     /// returned and what they answered is sent.
@@ -91,14 +101,14 @@ impl Link {
         mut state: MutexGuard<'a, State>,
         is_first: bool,
     ) -> MutexGuard<'a, State> {
-        let mut buffer = Vec::new();
+        let mut spare = Spare::default();
         while !state.is_served() {
             if state.workers.unsent_since.is_some_and(|since| since < state.workers.tick) {
                 state.workers.unsent_since = None;
                 state = self.flush_or_leave(state);
             }
             if let Some((_, request)) = state.workers.queue.pop_front() {
-                state = self.run_handler(state, request, &mut buffer);
+                state = self.run_handler(state, request, &mut spare);
                 continue;
             }
             state.workers.unsent_since = None;
@@ -134,7 +144,7 @@ impl Link {
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
         request: Request,
-        buffer: &mut Vec<u8>,
+        spare: &mut Spare,
     ) -> MutexGuard<'a, State> {
         let Some(dispatch) = self.dispatch.get() else {
             unreachable!("a side that serves nothing has no methods to call");
@@ -142,10 +152,17 @@ impl Link {
         let call = request.call;
         state.workers.running += 1;
         drop(state);
-        let answer = dispatch.run(request, std::mem::take(buffer));
+        let start = Start { id: call, link: self, deadline: None, metadata: Vec::new() };
+        let served = dispatch.begin(spare.call.take(), request.method, start);
+        let buffer = std::mem::take(&mut spare.buffer);
+        let answer = match dispatch.run(request, None, &served, buffer) {
+            Outcome::Answer(answer) => answer,
+            Outcome::Stream(_) => Answer::Failed(streams_are_not_carried()),
+        };
+        spare.call = Some(served);
         state = self.lock();
         state.workers.running -= 1;
-        *buffer = state.core.reply(call, answer);
+        spare.buffer = state.core.reply(call, answer);
         let tick = state.workers.tick;
         state.workers.unsent_since.get_or_insert(tick);
         if state.workers.running == 0 && state.is_served() {

@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use prost::Message;
+
 use super::child::{Child, Started};
 use crate::error::{Error, ErrorKind, Result};
+use crate::offer::{Offer, Offers};
 
 /// A plugin to be loaded: a program with arguments and environment, and the limits for talking to it.
 ///
@@ -57,11 +60,17 @@ pub(crate) struct InProcess {
 }
 
 /// What both kinds of plugin have in common.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) start_timeout: Duration,
     pub(crate) stop_grace: Duration,
     pub(crate) max_message: usize,
+    /// For calls whose proxy sets no limit.
+    pub(crate) timeout: Option<Duration>,
+    /// An encoded message for the plugin to start with.
+    pub(crate) config: Option<Vec<u8>>,
+    /// What the host offers to the plugin.
+    pub(crate) offers: Vec<Offers>,
 }
 
 #[derive(Debug)]
@@ -88,6 +97,9 @@ impl Command {
                 start_timeout: Duration::from_secs(10),
                 stop_grace: Duration::from_secs(2),
                 max_message: 64 << 20,
+                timeout: None,
+                config: None,
+                offers: Vec::new(),
             },
         }
     }
@@ -149,6 +161,31 @@ impl Command {
     /// the same breaks the protocol.
     pub fn max_message(mut self, bytes: usize) -> Command {
         self.settings.max_message = bytes.max(1);
+        self
+    }
+
+    /// How long each call to the plugin may take whose proxy does not say so itself, with
+    /// [`Proxy::with_timeout`](crate::Proxy::with_timeout) or the like: streams too. Default: as long as it likes.
+    pub fn timeout(mut self, timeout: Duration) -> Command {
+        self.settings.timeout = Some(timeout);
+        self
+    }
+
+    /// Sends the plugin a message to start with: it finds it with [`Peer::config`](crate::Peer::config), before the
+    /// first call. At most 512 KiB, encoded; the load fails with more.
+    pub fn config(mut self, message: &impl Message) -> Command {
+        self.settings.config = Some(message.encode_to_vec());
+        self
+    }
+
+    /// Offers services of the host to the plugin, which calls them through a proxy of
+    /// [its host](crate::Plugin::start): `.serve::<ClockService>(Arc::new(clock))`, or a tuple of services that one
+    /// object implements. May be called several times; a service that is offered twice fails the load.
+    ///
+    /// The object lives as long as the connection. If it holds a proxy or a peer of the same plugin, neither is ever
+    /// dropped: use [`Call::peer`](crate::Call::peer) in its methods.
+    pub fn serve<S>(mut self, offer: impl Offer<S>) -> Command {
+        self.settings.offers.push(offer.into_offers());
         self
     }
 

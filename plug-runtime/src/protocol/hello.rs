@@ -1,5 +1,6 @@
 //! What each side says about itself before the first call, and whether the two fit.
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::{Side, VERSIONS};
@@ -32,6 +33,31 @@ pub(crate) struct Hello {
     /// What the sender cannot do without.
     #[prost(string, repeated, tag = "10")]
     pub(crate) required: Vec<String>,
+    /// Of a host: a message for the plugin to start with.
+    #[prost(message, optional, tag = "13")]
+    pub(crate) config: Option<Config>,
+    /// What the program says about itself.
+    #[prost(message, repeated, tag = "14")]
+    pub(crate) attributes: Vec<Pair>,
+}
+
+/// A message for a plugin to start with.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Config {
+    /// The full name of the message, or empty where the sender does not know it.
+    #[prost(string, tag = "1")]
+    pub(crate) type_name: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) value: Bytes,
+}
+
+/// A name and what it stands for.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Pair {
+    #[prost(string, tag = "1")]
+    pub(crate) key: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) value: Bytes,
 }
 
 /// A service that the sender of a hello offers.
@@ -57,6 +83,9 @@ pub(crate) struct MethodInfo {
     pub(crate) streams_requests: bool,
     #[prost(bool, tag = "3")]
     pub(crate) streams_responses: bool,
+    /// The caller does not wait for the end of a call.
+    #[prost(bool, tag = "4")]
+    pub(crate) one_way: bool,
 }
 
 impl Hello {

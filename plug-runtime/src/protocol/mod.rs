@@ -16,7 +16,7 @@ mod splitter;
 mod tests;
 
 pub(crate) use connection::{Answer, Connection, Event, Request};
-pub(crate) use hello::{Hello, MethodInfo, ServiceInfo};
+pub(crate) use hello::{Config, Hello, MethodInfo, Pair, ServiceInfo};
 
 /// Which end of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

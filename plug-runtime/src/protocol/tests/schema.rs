@@ -1,10 +1,12 @@
 //! The code, the tables of PROTOCOL.md and `frame.proto` say the same.
 
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
 
 use super::*;
+use crate::protocol::{Config, Pair};
 
 pub(super) const FRAME_PROTO: &str = include_str!("../../../proto/frame.proto");
 
@@ -95,6 +97,7 @@ fn hello_fields(hello: &Hello) -> Vec<(&'static str, Value)> {
                     ("name", Value::String(method.name.clone())),
                     ("streams_requests", Value::Bool(method.streams_requests)),
                     ("streams_responses", Value::Bool(method.streams_responses)),
+                    ("one_way", Value::Bool(method.one_way)),
                 ],
             )
         };
@@ -108,7 +111,19 @@ fn hello_fields(hello: &Hello) -> Vec<(&'static str, Value)> {
             ],
         )
     };
-    vec![
+    let pair = |pair: &Pair| {
+        let value = Value::Bytes(pair.value.clone());
+        made("Pair", vec![("key", Value::String(pair.key.clone())), ("value", value)])
+    };
+    let config = hello.config.iter().map(|config| {
+        let value = Value::Bytes(config.value.clone());
+        let config = made(
+            "Config",
+            vec![("type", Value::String(config.type_name.clone())), ("value", value)],
+        );
+        ("config", Value::Message(config))
+    });
+    let mut fields = vec![
         ("version_min", Value::U32(hello.version_min)),
         ("version_max", Value::U32(hello.version_max)),
         ("name", Value::String(hello.name.clone())),
@@ -119,7 +134,10 @@ fn hello_fields(hello: &Hello) -> Vec<(&'static str, Value)> {
         ("max_calls", Value::U32(hello.max_calls)),
         ("features", texts(&hello.features)),
         ("required", texts(&hello.required)),
-    ]
+        ("attributes", messages(hello.attributes.iter().map(pair).collect())),
+    ];
+    fields.extend(config);
+    fields
 }
 
 /// Numbers of every length.
@@ -137,16 +155,18 @@ fn some_text() -> impl Strategy<Value = String> {
 
 fn hellos() -> impl Strategy<Value = Hello> {
     let method =
-        (some_text(), any::<bool>(), any::<bool>()).prop_map(|(name, requests, responses)| {
-            MethodInfo { name, streams_requests: requests, streams_responses: responses }
+        (some_text(), any::<[bool; 3]>()).prop_map(|(name, [requests, responses, one_way])| {
+            MethodInfo { name, streams_requests: requests, streams_responses: responses, one_way }
         });
     let service = (some_text(), some_text(), number_32(), vec(method, 0..3))
         .prop_map(|(name, magic, version, methods)| ServiceInfo { name, magic, version, methods });
     let texts = || vec(some_text(), 0..3);
     let numbers = (number_32(), number_32(), number(), number_32());
     let names = (some_text(), some_text(), some_text());
-    (numbers, names, vec(service, 0..3), texts(), texts()).prop_map(
-        |(numbers, (name, version, runtime), services, features, required)| {
+    let pair = || (some_text(), some_text());
+    let extras = (option::of(pair()), vec(pair(), 0..3));
+    (numbers, names, vec(service, 0..3), texts(), texts(), extras).prop_map(
+        |(numbers, (name, version, runtime), services, features, required, extras)| {
             let (version_min, version_max, max_message, max_calls) = numbers;
             Hello {
                 version_min,
@@ -159,6 +179,16 @@ fn hellos() -> impl Strategy<Value = Hello> {
                 max_calls,
                 features,
                 required,
+                // `made` leaves a message out that is empty.
+                config: extras
+                    .0
+                    .map(|(type_name, value)| Config { type_name, value: value.into() })
+                    .filter(|config| *config != Config::default()),
+                attributes: extras
+                    .1
+                    .into_iter()
+                    .map(|(key, value)| Pair { key, value: value.into() })
+                    .collect(),
             }
         },
     )
@@ -198,8 +228,7 @@ proptest! {
         prop_assert!(decoded == expected, "by the schema it is {}", shown(&decoded));
         let mut extended = expected;
         extended.set_field_by_name("stream_window", Value::U64(9));
-        let config = made("Config", vec![("type", Value::String("example.Config".into()))]);
-        extended.set_field_by_name("config", Value::Message(config));
+        extended.set_field_by_name("level", Value::EnumNumber(2));
         prop_assert_eq!(Hello::decode(&extended.encode_to_vec()[..]).unwrap(), hello);
     }
 }
