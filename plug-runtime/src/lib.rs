@@ -112,7 +112,7 @@ pub use process::{Command, StderrLines};
 #[doc(hidden)]
 pub use service::codegen;
 pub use service::{Method, MethodKind, Serve, Service, Services};
-pub use stream::{IntoStream, Sender, Stream};
+pub use stream::{IntoStream, Sender, Stream, TrySendError};
 
 /// What generated messages are made of: `plug::prost::Message` encodes them, `plug::prost_types::Any` is one of the
 /// well-known types, `plug::bytes::Bytes` a `bytes` field where the generator was asked for that.

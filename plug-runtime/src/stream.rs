@@ -12,7 +12,7 @@ use crate::blocking::Messages;
 use crate::error::Result;
 use crate::panics;
 use channel::Receiver;
-pub use channel::Sender;
+pub use channel::{Sender, TrySendError};
 pub(crate) use remote::Origin;
 use remote::Remote;
 
@@ -287,6 +287,26 @@ mod tests {
         assert_eq!(stream.next().unwrap().unwrap_err().message(), "bad");
         assert!(stream.next().is_none());
         assert_eq!(other.send(2), Err(2));
+    }
+
+    #[test]
+    fn what_never_waits_returns_the_item_or_ends_a_full_stream() {
+        for capacity in 0..3 {
+            let (sender, mut stream) = Stream::channel(capacity);
+            for item in 0..capacity as u64 {
+                sender.try_send(item).unwrap();
+            }
+            assert_eq!(sender.try_send(7), Err(TrySendError::Full(7)), "capacity {capacity}");
+            let other = sender.clone();
+            sender.fail("too slow".into());
+            for item in 0..capacity as u64 {
+                assert_eq!(stream.next().unwrap().unwrap(), item);
+            }
+            assert!(!other.is_closed());
+            assert_eq!(stream.next().unwrap().unwrap_err().message(), "too slow");
+            assert!(other.is_closed(), "an error is the end");
+            assert_eq!(other.try_send(7), Err(TrySendError::Closed(7)), "capacity {capacity}");
+        }
     }
 
     #[test]

@@ -14,6 +14,15 @@ pub struct Sender<T> {
     channel: Arc<Channel<T>>,
 }
 
+/// Why [`Sender::try_send`] did not send an item, which it gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrySendError<T> {
+    /// The stream is full.
+    Full(T),
+    /// The stream was dropped, or has ended with an error.
+    Closed(T),
+}
+
 /// The receiving half, which is the source of a stream.
 pub(super) struct Receiver<T> {
     channel: Arc<Channel<T>>,
@@ -69,10 +78,47 @@ impl<T> Sender<T> {
         })
     }
 
-    /// Ends the stream with an error, waiting like [`send`](Self::send).
+    /// Sends an item if the stream has room for it, and never waits. Into a stream with a capacity of 0 nothing can
+    /// be sent like this.
+    ///
+    /// # Errors
+    ///
+    /// The item, and why it was not sent.
+    ///
+    /// ```
+    /// use plug::TrySendError;
+    ///
+    /// let (sender, mut stream) = plug::Stream::channel(1);
+    /// sender.try_send("first").unwrap();
+    /// assert_eq!(sender.try_send("second"), Err(TrySendError::Full("second")));
+    /// assert_eq!(stream.next().unwrap().unwrap(), "first");
+    /// drop(stream);
+    /// assert_eq!(sender.try_send("third"), Err(TrySendError::Closed("third")));
+    /// ```
+    pub fn try_send(&self, item: T) -> std::result::Result<(), TrySendError<T>> {
+        let state = self.channel.lock();
+        if !state.has_receiver {
+            return Err(TrySendError::Closed(item));
+        }
+        if state.queue.len() >= state.capacity {
+            return Err(TrySendError::Full(item));
+        }
+        self.channel.push(state, Ok(item));
+        Ok(())
+    }
+
+    /// Whether nothing more is taken: the stream was dropped, or has ended with an error.
+    pub fn is_closed(&self) -> bool {
+        !self.channel.lock().has_receiver
+    }
+
+    /// Ends the stream with an error, which comes after what was sent before. Never waits: there is always room for it.
     pub fn fail(self, error: Error) {
+        let state = self.channel.lock();
         // If the stream was dropped, nobody is left to hear of the error.
-        let _ = self.channel.send(Err(error));
+        if state.has_receiver {
+            self.channel.push(state, Err(error));
+        }
     }
 }
 
@@ -155,10 +201,9 @@ impl<T> Channel<T> {
         if !state.has_receiver {
             return Err(item);
         }
-        state.queue.push_back(item);
-        let number = state.taken + state.queue.len() as u64;
+        let number = state.taken + state.queue.len() as u64 + 1;
         let is_rendezvous = state.capacity == 0;
-        self.wake(state);
+        self.push(state, item);
         if !is_rendezvous {
             return Ok(());
         }
@@ -185,6 +230,11 @@ impl<T> Channel<T> {
             None if state.senders == 0 => Poll::Ready(None),
             None => Poll::Pending,
         }
+    }
+
+    fn push(&self, mut state: MutexGuard<'_, State<T>>, item: Result<T>) {
+        state.queue.push_back(item);
+        self.wake(state);
     }
 
     /// Tells the receiver that there is something to be taken.
