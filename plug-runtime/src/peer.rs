@@ -4,11 +4,14 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
-use prost::Message;
+use bytes::{Buf, BufMut, Bytes};
+use prost::encoding::{DecodeContext, WireType, skip_field};
+use prost::{DecodeError, Message};
+use prost_types::FileDescriptorSet;
 
 use crate::blocking::{Link, Messages, Remote, Requests};
 use crate::caller::{Caller, Proxy};
+use crate::description::{self, Description, Descriptors};
 use crate::error::{Code, Error, ErrorKind, Result};
 use crate::exit::{Exit, ExitStatus};
 use crate::options::{Options, Outbound};
@@ -126,7 +129,8 @@ impl Peer {
 
     /// The full names of the services that the other side offers.
     pub fn services(&self) -> Vec<&str> {
-        self.shared.hello.services.iter().map(|service| service.name.as_str()).collect()
+        let names = self.shared.hello.services.iter().map(|service| service.name.as_str());
+        names.filter(|name| !description::is_built_in(name)).collect()
     }
 
     /// What the plugin says about itself beside name and version: [`Plugin::ATTRIBUTES`]. Values that are not text are
@@ -157,6 +161,47 @@ impl Peer {
             let message = format!("its configuration cannot be decoded: {error}. Were both sides built from the same .proto?");
             Error::of_kind(ErrorKind::Decode, message).with_plugin(&self.shared.name)
         })
+    }
+
+    /// Calls a unary method by its full name, such as `example.KV/Get`, with an encoded request, and returns the encoded
+    /// response: for programs that learn of services when they run, from [`descriptors`](Self::descriptors).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unimplemented`] if the other side has no such method, or it is none with one request and one
+    /// response; else those of any call.
+    pub fn call(&self, method: &str, request: &[u8]) -> Result<Bytes> {
+        let named =
+            |error: Error| error.with_plugin(&self.shared.name).with_method(|| method.to_owned());
+        let number = self
+            .find_unary(method)
+            .map_err(|message| named(Error::of_kind(ErrorKind::Unimplemented, message)))?;
+        let outbound = self.outbound(number, MethodKind::Unary, None).map_err(named)?;
+        self.call_unary(&outbound, &Encoded(request)).map_err(named)
+    }
+
+    /// The files that describe the services of the plugin and their messages, with all that they import, each once.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unimplemented`] if it does not carry them, as a host does not; else those of any call.
+    pub fn descriptors(&self) -> Result<FileDescriptorSet> {
+        FileDescriptorSet::decode(self.encoded_descriptors()?).map_err(|error| {
+            let message = format!("its descriptors cannot be decoded: {error}");
+            Error::of_kind(ErrorKind::Decode, message).with_plugin(&self.shared.name)
+        })
+    }
+
+    /// What the plugin is: its services with their methods, types and comments.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`descriptors`](Self::descriptors).
+    pub fn description(&self) -> Result<Description> {
+        let mut hello = self.shared.hello.clone();
+        hello.name = self.name().to_owned();
+        Description::new(hello, &self.encoded_descriptors()?)
+            .map_err(|error| error.with_plugin(&self.shared.name))
     }
 
     /// The process id of a plugin that has a process of its own.
@@ -263,21 +308,66 @@ impl Peer {
         }
     }
 
+    fn encoded_descriptors(&self) -> Result<Bytes> {
+        if self.find_service(description::SERVICE).is_none() {
+            let message = "it does not carry the descriptors of its services";
+            let error = Error::of_kind(ErrorKind::Unimplemented, message);
+            return Err(error.with_plugin(&self.shared.name));
+        }
+        let method = format!("{}/{}", description::SERVICE, description::GET);
+        let response = self.call(&method, &[])?;
+        let decoded = Descriptors::decode(response).map_err(|error| {
+            let message = format!("the response cannot be decoded: {error}");
+            Error::of_kind(ErrorKind::Decode, message).with_plugin(&self.shared.name)
+        })?;
+        Ok(decoded.descriptors)
+    }
+
+    fn find_service(&self, name: &str) -> Option<&ServiceInfo> {
+        self.shared.hello.services.iter().find(|service| service.name == name)
+    }
+
+    fn lacks_service(&self, name: &str) -> String {
+        let offers = match self.services().as_slice() {
+            [] => "no services".to_owned(),
+            services => services.join(", "),
+        };
+        format!("the service {name} was asked for, but {} offers {offers}", self.name())
+    }
+
+    /// The number of a unary method, or what is wrong with its name.
+    fn find_unary(&self, full_name: &str) -> std::result::Result<u32, String> {
+        let Some((service_name, name)) = full_name.split_once('/') else {
+            return Err(format!(
+                "{full_name:?} is no full name of a method, such as example.KV/Get"
+            ));
+        };
+        let service =
+            self.find_service(service_name).ok_or_else(|| self.lacks_service(service_name))?;
+        let method = service.methods.iter().find(|method| method.name == name);
+        let number = self.shared.hello.method_number(service_name, name);
+        let (Some(method), Some(number)) = (method, number) else {
+            let names: Vec<_> = service.methods.iter().map(|method| &method.name[..]).collect();
+            return Err(format!(
+                "{service_name} has no method {name} in {}: it has {}",
+                self.name(),
+                names.join(", ")
+            ));
+        };
+        match MethodKind::of_streams(method.streams_requests, method.streams_responses) {
+            MethodKind::Unary => Ok(number),
+            kind => {
+                Err(format!("the method is {kind}: without a proxy, only unary ones are called"))
+            }
+        }
+    }
+
     fn check_service<S: Service>(&self) -> Result<&ServiceInfo> {
         let incompatible = |message: String| {
             Err(Error::of_kind(ErrorKind::Incompatible, message).with_plugin(&self.shared.name))
         };
-        let offered = &self.shared.hello.services;
-        let Some(service) = offered.iter().find(|service| service.name == S::NAME) else {
-            let offers = match offered.as_slice() {
-                [] => "no services".to_owned(),
-                _ => self.services().join(", "),
-            };
-            return incompatible(format!(
-                "the service {} was asked for, but {} offers {offers}",
-                S::NAME,
-                self.name(),
-            ));
+        let Some(service) = self.find_service(S::NAME) else {
+            return incompatible(self.lacks_service(S::NAME));
         };
         if service.magic != S::MAGIC {
             return incompatible(format!(
@@ -313,6 +403,35 @@ impl Peer {
             }
         }
         Ok(service)
+    }
+}
+
+/// A message that is encoded already.
+#[derive(Debug)]
+struct Encoded<'a>(&'a [u8]);
+
+impl Message for Encoded<'_> {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        buffer.put_slice(self.0);
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// There is nowhere to put a field, and nobody decodes into one.
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> std::result::Result<(), DecodeError> {
+        skip_field(wire_type, tag, buffer, context)
+    }
+
+    fn clear(&mut self) {
+        self.0 = &[];
     }
 }
 
@@ -352,6 +471,20 @@ impl Command {
     /// version of the protocol that this host speaks. Nothing of the process is left behind.
     pub fn load(self) -> Result<Peer> {
         crate::blocking::load(self)
+    }
+
+    /// Starts the program with `--plug-describe` as its first argument, and returns what it says about itself. It is not
+    /// loaded: neither [`Plugin::start`] nor any method runs, though what its `main` does before
+    /// [`run`](crate::run) does.
+    ///
+    /// Environment and arguments are those of the command. The description has at most 16 MiB, and comes within
+    /// [`start_timeout`](Command::start_timeout). Nothing of the process is left behind.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Spawn`] if the program cannot be started, [`ErrorKind::Handshake`] if it does not describe itself.
+    pub fn describe(self) -> Result<Description> {
+        crate::blocking::describe(self)
     }
 
     /// A plugin inside this process, to be loaded like any other: see [`in_process`](crate::in_process). Arguments,

@@ -39,7 +39,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     const VERSION: &'static str = "";
 
     /// What else the plugin says about itself, as keys and values: `description`, `author`, `licence`, the permissions
-    /// that it asks for. Hosts find it with [`Peer::attribute`].
+    /// that it asks for. Hosts find it with [`Peer::attribute`] and
+    /// [`Description::attributes`](crate::Description::attributes).
     const ATTRIBUTES: &'static [(&'static str, &'static str)] = &[];
 
     /// Called once, before the first call. `host` has proxies for what the host offers, and its

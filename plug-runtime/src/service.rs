@@ -160,7 +160,6 @@ pub struct Offered {
     pub(crate) magic: &'static str,
     pub(crate) version: u32,
     pub(crate) methods: &'static [Method],
-    #[expect(dead_code, reason = "until descriptions are made")]
     pub(crate) descriptors: &'static [u8],
 }
 

@@ -5,6 +5,7 @@
 //! process ([`watcher`]) looks after everything that nobody waits for: ends of processes, stderr, pipes
 //! that are idle or full, and handlers that take so long that somebody else must read.
 
+mod describe;
 mod dispatch;
 mod greeting;
 mod lead;
@@ -22,6 +23,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use describe::describe;
 #[cfg(test)]
 pub(crate) use dispatch::idle_link;
 pub(crate) use link::Link;

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::describe;
 use super::dispatch::service_infos;
 use super::link::Link;
 use super::load::own_name;
 use super::watcher::{self, Key, Report, Source, Watched};
+use crate::description;
 use crate::error::{Code, Error, ErrorKind, Result};
 use crate::offer::Offers;
 use crate::panics;
@@ -25,7 +27,9 @@ use crate::sys::process::{self as os, ExitFd};
 /// print goes to stderr, which the host reads, and stdin is empty. Calls run on this thread and, where handlers
 /// take long, on more.
 ///
-/// Started by hand, it prints what the program is and exits with code 64.
+/// Started by hand, it prints what the program is and exits with code 64. With `--plug-describe` as its first
+/// argument, it describes the plugin on stdout, and exits with code 0: see
+/// [`Command::describe`](crate::Command::describe).
 ///
 /// When the host is done, this returns, and the program may clean up: it has what is left of the grace that the host
 /// gives, see [`Command::stop_grace`](crate::Command::stop_grace). When the host is gone, handlers that do not return
@@ -45,6 +49,13 @@ pub fn run(plugin: impl Plugin) -> Result<()> {
 ///
 /// Like [`run`]; an error of `make` fails the load, and the host gets its text.
 pub fn run_with<P: Plugin>(make: impl FnOnce(&Peer) -> Result<P>) -> Result<()> {
+    if describe::is_asked() {
+        if let Err(error) = describe::print::<P>() {
+            eprintln!("cannot describe this plugin: {error}");
+            std::process::exit(1);
+        }
+        std::process::exit(0);
+    }
     static CALLED: AtomicBool = AtomicBool::new(false);
     if CALLED.swap(true, Ordering::Relaxed) {
         let why = "plug::run was called before: a process is a plugin once";
@@ -102,7 +113,8 @@ pub(crate) fn command_for<P: Plugin>(plugin: P) -> Command {
         std::thread::Builder::new().name("plug-in-process".to_owned()).spawn(serve)?;
         Ok(())
     };
-    Command::for_in_process(InProcess { name: plugin_name::<P>(), start: Box::new(start) })
+    let (name, describe) = (plugin_name::<P>(), describe::describe_inside::<P>);
+    Command::for_in_process(InProcess { name, start: Box::new(start), describe })
 }
 
 fn serve<P: Plugin>(
@@ -128,7 +140,8 @@ fn serve<P: Plugin>(
             return Err(error);
         }
     };
-    link.offer(vec![Offers::new::<P::Services, P>(plugin.clone())]);
+    let built_in = description::offer(&P::Services::offer());
+    link.offer(vec![Offers::new::<P::Services, P>(plugin.clone()), built_in]);
     link.set_peer(host.downgrade());
     link.lock().core.accept();
     link.serve();
@@ -140,14 +153,21 @@ fn serve<P: Plugin>(
 }
 
 fn connection<P: Plugin>(greet_by: Option<Instant>) -> Connection {
+    Connection::new(Side::Plugin, hello::<P>(), greet_by)
+}
+
+/// What a plugin says about itself.
+pub(super) fn hello<P: Plugin>() -> Hello {
     let mut own = Hello::new(plugin_name::<P>(), P::VERSION.to_owned());
-    own.services = service_infos(P::Services::offer().iter());
+    let services = P::Services::offer();
+    let built_in = description::offer(&services);
+    own.services = service_infos(services.iter().chain(&built_in.services));
     own.attributes = P::ATTRIBUTES
         .iter()
         .map(|&(key, value)| Pair { key: key.to_owned(), value: value.into() })
         .collect();
     own.max_calls = super::MAX_CALLS;
-    Connection::new(Side::Plugin, own, greet_by)
+    own
 }
 
 fn plugin_name<P: Plugin>() -> String {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use prost::Message;
 
 use super::child::{Child, Started};
+use crate::description::Description;
 use crate::error::{Error, ErrorKind, Result};
 use crate::offer::{Offer, Offers};
 
@@ -57,6 +58,7 @@ pub(crate) struct InProcess {
     pub(crate) name: String,
     /// Given the plugin's input and output.
     pub(crate) start: Box<dyn FnOnce(OwnedFd, OwnedFd) -> Result<()> + Send>,
+    pub(crate) describe: fn() -> Result<Description>,
 }
 
 /// What both kinds of plugin have in common.
@@ -219,6 +221,12 @@ impl Program {
     pub(crate) fn name(&self) -> String {
         let name = Path::new(&self.program).file_name().unwrap_or(&self.program);
         name.to_string_lossy().into_owned()
+    }
+
+    /// The same program, with one more argument before all others.
+    pub(crate) fn with_first_arg(mut self, arg: &str) -> Program {
+        self.args.insert(0, arg.into());
+        self
     }
 
     /// Starts the program, in a process group of its own, with a pipe for each of its standard streams.

@@ -1,0 +1,483 @@
+//! What a plugin is, without calling it: its services, their methods, types and comments.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use bytes::Bytes;
+use prost::Message;
+use prost_types::{FileDescriptorProto, FileDescriptorSet, ServiceDescriptorProto};
+
+use crate::error::{Code, Error, ErrorKind, OneLine, Result};
+use crate::incoming::Incoming;
+use crate::offer::Offers;
+use crate::peer::text_pairs;
+use crate::protocol::{Hello, MethodInfo, ServiceInfo};
+use crate::service::{Method, MethodKind, Offered};
+
+/// What a plugin says about itself: see [`Command::describe`](crate::Command::describe) and
+/// [`Peer::description`](crate::Peer::description).
+///
+/// `Display` is a text of some lines for people.
+///
+/// ```no_run
+/// # fn main() -> plug::Result<()> {
+/// let plugin = plug::Command::new("path/to/plugin").describe()?;
+/// for service in plugin.services() {
+///     println!("{} has {} methods", service.name(), service.methods().len());
+/// }
+/// println!("{plugin}");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Description {
+    hello: Hello,
+    services: Vec<ServiceDescription>,
+    descriptors: FileDescriptorSet,
+}
+
+/// A service that a plugin offers.
+#[derive(Clone, Debug)]
+pub struct ServiceDescription {
+    name: String,
+    magic: String,
+    version: u32,
+    comments: String,
+    methods: Vec<MethodDescription>,
+}
+
+/// A method of such a service.
+#[derive(Clone, Debug)]
+pub struct MethodDescription {
+    name: String,
+    kind: MethodKind,
+    one_way: bool,
+    request: String,
+    response: String,
+    comments: String,
+}
+
+impl Description {
+    pub(crate) fn new(hello: Hello, descriptors: &[u8]) -> Result<Description> {
+        let descriptors = FileDescriptorSet::decode(descriptors).map_err(|error| {
+            let message = format!("its descriptors cannot be decoded: {error}");
+            Error::of_kind(ErrorKind::Decode, message)
+        })?;
+        let visible = hello.services.iter().filter(|service| !is_built_in(&service.name));
+        let services = visible.map(|info| ServiceDescription::new(info, &descriptors)).collect();
+        Ok(Description { hello, services, descriptors })
+    }
+
+    /// Reads what a plugin writes that is asked to describe itself.
+    pub(crate) fn decode(encoded: &[u8]) -> Result<Description> {
+        match EncodedDescription::decode(encoded) {
+            Ok(EncodedDescription { hello: Some(hello), descriptors }) => {
+                Description::new(hello, &descriptors)
+            }
+            _ => Err(Error::of_kind(
+                ErrorKind::Handshake,
+                "what it printed is no description: is it a plugin, and does it print nothing before plug::run?",
+            )),
+        }
+    }
+
+    /// The name of the plugin: [`Plugin::NAME`](crate::Plugin::NAME), or that of its program.
+    pub fn name(&self) -> &str {
+        &self.hello.name
+    }
+
+    /// The version of the plugin: [`Plugin::VERSION`](crate::Plugin::VERSION).
+    pub fn version(&self) -> &str {
+        &self.hello.version
+    }
+
+    /// What the plugin says about itself besides: [`Plugin::ATTRIBUTES`](crate::Plugin::ATTRIBUTES). Values that are
+    /// not text are left out.
+    pub fn attributes(&self) -> Vec<(&str, &str)> {
+        text_pairs(&self.hello.attributes)
+    }
+
+    /// The services that the plugin offers.
+    pub fn services(&self) -> &[ServiceDescription] {
+        &self.services
+    }
+
+    /// The files that describe these services and their messages, with all that they import, each once. Empty if the
+    /// plugin does not carry them.
+    pub fn descriptors(&self) -> &FileDescriptorSet {
+        &self.descriptors
+    }
+}
+
+impl ServiceDescription {
+    fn new(info: &ServiceInfo, descriptors: &FileDescriptorSet) -> ServiceDescription {
+        let described =
+            descriptors.file.iter().find_map(|file| DescribedService::find(file, &info.name));
+        let method = |info| MethodDescription::new(info, described.as_ref());
+        ServiceDescription {
+            name: info.name.clone(),
+            magic: info.magic.clone(),
+            version: info.version,
+            comments: described.as_ref().map(|of| of.comments(&[])).unwrap_or_default(),
+            methods: info.methods.iter().map(method).collect(),
+        }
+    }
+
+    /// The full name, such as `example.KV`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What `(plugpb.magic)` says, or empty.
+    pub fn magic(&self) -> &str {
+        &self.magic
+    }
+
+    /// What `(plugpb.version)` says, or 0.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The comments in the `.proto`, without the marks of comments. Empty if there are none.
+    pub fn comments(&self) -> &str {
+        &self.comments
+    }
+
+    /// The methods, in the plugin's order.
+    pub fn methods(&self) -> &[MethodDescription] {
+        &self.methods
+    }
+}
+
+impl MethodDescription {
+    fn new(info: &MethodInfo, of: Option<&DescribedService<'_>>) -> MethodDescription {
+        let found = of.and_then(|of| {
+            let methods = of.service.method.iter().enumerate();
+            let (index, method) =
+                methods.into_iter().find(|(_, method)| method.name() == info.name)?;
+            Some((of, index, method))
+        });
+        let plain = |name: &str| name.trim_start_matches('.').to_owned();
+        let (request, response, comments) = match found {
+            Some((of, index, method)) => {
+                let comments = of.comments(&[METHOD_FIELD, index as i32]);
+                (plain(method.input_type()), plain(method.output_type()), comments)
+            }
+            None => Default::default(),
+        };
+        MethodDescription {
+            name: info.name.clone(),
+            kind: MethodKind::of_streams(info.streams_requests, info.streams_responses),
+            one_way: info.one_way,
+            request,
+            response,
+            comments,
+        }
+    }
+
+    /// The name within its service, such as `Get`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which sides are streams.
+    pub fn kind(&self) -> MethodKind {
+        self.kind
+    }
+
+    /// Whether the caller does not wait for an answer.
+    pub fn is_one_way(&self) -> bool {
+        self.one_way
+    }
+
+    /// The full name of the request's message, such as `example.GetRequest`. Empty if the plugin does not carry its
+    /// descriptors.
+    pub fn request(&self) -> &str {
+        &self.request
+    }
+
+    /// The full name of the response's message; empty like that of the [request](Self::request).
+    pub fn response(&self) -> &str {
+        &self.response
+    }
+
+    /// The comments in the `.proto`, without the marks of comments. Empty if there are none.
+    pub fn comments(&self) -> &str {
+        &self.comments
+    }
+}
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", OneLine(self.name()))?;
+        if !self.version().is_empty() {
+            write!(f, " {}", OneLine(self.version()))?;
+        }
+        writeln!(f)?;
+        for (key, value) in self.attributes() {
+            writeln!(f, "  {}: {}", OneLine(key), OneLine(value))?;
+        }
+        if self.services.is_empty() {
+            writeln!(f, "\nIt offers no services.")?;
+        }
+        self.services.iter().try_for_each(|service| service.fmt(f))
+    }
+}
+
+impl fmt::Display for ServiceDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\nservice {}", OneLine(&self.name))?;
+        if self.version != 0 {
+            write!(f, ", version {}", self.version)?;
+        }
+        if !self.magic.is_empty() {
+            write!(f, ", magic {:?}", self.magic)?;
+        }
+        writeln!(f)?;
+        indented(f, "  ", &self.comments)?;
+        for method in &self.methods {
+            write!(f, "\n  {}", OneLine(&method.name))?;
+            if !method.request.is_empty() {
+                let mark = |is_stream| if is_stream { "stream " } else { "" };
+                write!(
+                    f,
+                    "({}{}) returns ({}{})",
+                    mark(method.kind.streams_requests()),
+                    OneLine(&method.request),
+                    mark(method.kind.streams_responses()),
+                    OneLine(&method.response),
+                )?;
+            }
+            let one_way = if method.one_way { ", one-way" } else { "" };
+            writeln!(f, ": {}{one_way}", method.kind)?;
+            indented(f, "    ", &method.comments)?;
+        }
+        Ok(())
+    }
+}
+
+fn indented(f: &mut fmt::Formatter<'_>, indent: &str, text: &str) -> fmt::Result {
+    text.lines().try_for_each(|line| writeln!(f, "{indent}{}", OneLine(line)))
+}
+
+/// Where a service is in its file.
+struct DescribedService<'a> {
+    file: &'a FileDescriptorProto,
+    index: usize,
+    service: &'a ServiceDescriptorProto,
+}
+
+impl<'a> DescribedService<'a> {
+    fn find(file: &'a FileDescriptorProto, full_name: &str) -> Option<DescribedService<'a>> {
+        let name = match file.package() {
+            "" => full_name,
+            package => full_name.strip_prefix(package)?.strip_prefix('.')?,
+        };
+        let mut services = file.service.iter().enumerate();
+        let (index, service) = services.find(|(_, service)| service.name() == name)?;
+        Some(DescribedService { file, index, service })
+    }
+
+    /// The comments of what has this path in the service.
+    fn comments(&self, path: &[i32]) -> String {
+        let begins = [SERVICE_FIELD, self.index as i32];
+        let mut locations = self.file.source_code_info.iter().flat_map(|info| &info.location);
+        let location = locations.find(|location| {
+            location.path.strip_prefix(&begins[..]).is_some_and(|rest| rest == path)
+        });
+        let texts =
+            location.map(|location| [location.leading_comments(), location.trailing_comments()]);
+        let lines = texts.iter().flatten().flat_map(|text| text.lines());
+        let lines: Vec<&str> =
+            lines.map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();
+        lines.join("\n").trim_matches('\n').to_owned()
+    }
+}
+
+/// `Description` of `frame.proto`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct EncodedDescription {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) hello: Option<Hello>,
+    /// A `FileDescriptorSet`.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) descriptors: Bytes,
+}
+
+/// `Descriptors` of `frame.proto`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Descriptors {
+    /// A `FileDescriptorSet`.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) descriptors: Bytes,
+}
+
+/// The service by which a plugin that runs gives its descriptors.
+pub(crate) const SERVICE: &str = "plug.Description";
+
+/// Its only method.
+pub(crate) const GET: &str = "Get";
+
+/// That service, for the descriptors of `services`.
+pub(crate) fn offer(services: &[Offered]) -> Offers {
+    const METHODS: &[Method] = &[Method::unary(GET).idempotent()];
+    let sets: Vec<_> = services.iter().map(|service| service.descriptors).collect();
+    let serve = move |_, call: Incoming<'_>| {
+        call.unary(|()| Ok(Descriptors { descriptors: merged(sets.iter().copied())? }))
+    };
+    let offered =
+        Offered { name: SERVICE, magic: "", version: 0, methods: METHODS, descriptors: b"" };
+    Offers { services: vec![offered], serve: Box::new(serve) }
+}
+
+/// Whether a service is the runtime's own, and not shown.
+pub(crate) fn is_built_in(service: &str) -> bool {
+    service.starts_with("plug.")
+}
+
+/// One encoded `FileDescriptorSet` of several, each file once.
+///
+/// Files are not decoded: `prost_types` would lose the options that others have defined.
+pub(crate) fn merged<'a>(sets: impl IntoIterator<Item = &'a [u8]>) -> Result<Bytes> {
+    let broken =
+        |error| Error::new(Code::Internal, format!("a service has broken descriptors: {error}"));
+    let mut files = Vec::new();
+    let mut names = BTreeSet::new();
+    for set in sets {
+        for file in EncodedFiles::decode(set).map_err(broken)?.files {
+            let FileName { name } = FileName::decode(file.clone()).map_err(broken)?;
+            if names.insert(name) {
+                files.push(file);
+            }
+        }
+    }
+    Ok(EncodedFiles { files }.encode_to_vec().into())
+}
+
+/// A `FileDescriptorSet` whose files are left as they are.
+#[derive(Clone, PartialEq, Message)]
+struct EncodedFiles {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    files: Vec<Bytes>,
+}
+
+/// What of a file is looked at.
+#[derive(Clone, PartialEq, Message)]
+struct FileName {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+/// The number of `service` in `FileDescriptorProto`.
+const SERVICE_FIELD: i32 = 6;
+
+/// The number of `method` in `ServiceDescriptorProto`.
+const METHOD_FIELD: i32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Pair;
+
+    /// The encoded descriptors of some files.
+    fn set(sources: &[(&str, &str)]) -> Vec<u8> {
+        let files = sources.iter().map(|(name, source)| {
+            let file = protox::file::File::from_source(name, source).unwrap();
+            file.file_descriptor_proto().clone()
+        });
+        FileDescriptorSet { file: files.collect() }.encode_to_vec()
+    }
+
+    fn hello(services: &[(&str, &[(&str, MethodKind)])]) -> Hello {
+        let method = |&(name, kind): &(&str, MethodKind)| MethodInfo {
+            name: name.to_owned(),
+            streams_requests: kind.streams_requests(),
+            streams_responses: kind.streams_responses(),
+            one_way: false,
+        };
+        let services = services.iter().map(|(name, methods)| ServiceInfo {
+            name: (*name).to_owned(),
+            methods: methods.iter().map(method).collect(),
+            ..ServiceInfo::default()
+        });
+        let attributes = vec![Pair { key: "author".to_owned(), value: "A\nB".into() }];
+        Hello {
+            services: services.collect(),
+            attributes,
+            ..Hello::new("kv-plugin".to_owned(), "1.2.3".to_owned())
+        }
+    }
+
+    const KV: &str = r#"
+        syntax = "proto3";
+        package example;
+        message Request {}
+        message Response {}
+        service Other { rpc Get(Request) returns (Request); }
+        // A small store.
+        //
+        // With values.
+        service KV {
+            // Reads.
+            rpc Get(.example.Request) returns (.example.Response);
+            rpc Watch(.example.Request) returns (stream .example.Response);
+        }
+    "#;
+
+    #[test]
+    fn a_description_has_the_types_and_comments_of_the_proto() {
+        let methods = [("Watch", MethodKind::ServerStreaming), ("Get", MethodKind::Unary)];
+        let hello = hello(&[("example.KV", &methods), (SERVICE, &[(GET, MethodKind::Unary)])]);
+        let descriptors = set(&[("kv.proto", KV)]);
+        let description = Description::new(hello, &descriptors).unwrap();
+        let [service] = description.services() else {
+            panic!("what is built in is hidden: {description:?}");
+        };
+        assert_eq!(service.name(), "example.KV");
+        assert_eq!(service.comments(), "A small store.\n\nWith values.");
+        let [watch, get] = service.methods() else { panic!("two methods: {service:?}") };
+        assert_eq!((get.name(), get.kind(), get.comments()), ("Get", MethodKind::Unary, "Reads."));
+        assert_eq!((get.request(), get.response()), ("example.Request", "example.Response"));
+        assert_eq!((watch.kind(), watch.comments()), (MethodKind::ServerStreaming, ""));
+        assert_eq!(
+            description.to_string(),
+            "kv-plugin 1.2.3\n  author: A\\nB\n\n\
+             service example.KV\n  A small store.\n  \n  With values.\n\n  \
+             Watch(example.Request) returns (stream example.Response): server-streaming\n\n  \
+             Get(example.Request) returns (example.Response): unary\n    Reads.\n"
+        );
+    }
+
+    #[test]
+    fn without_descriptors_there_are_names_and_kinds() {
+        let hello = hello(&[("example.KV", &[("Get", MethodKind::Unary)])]);
+        let description = Description::new(hello, b"").unwrap();
+        let method = &description.services()[0].methods()[0];
+        assert_eq!((method.name(), method.request(), method.comments()), ("Get", "", ""));
+        assert!(description.to_string().ends_with("\n  Get: unary\n"), "{description}");
+    }
+
+    #[test]
+    fn files_are_merged_by_name_and_left_as_they_are() {
+        let common = ("common.proto", "syntax = \"proto3\"; message A {}");
+        let mut first = set(&[common]);
+        // Another file: the name `z`, and a field with a number that is not in descriptors.
+        first.extend(b"\x0a\x06\x0a\x01z\xb8\x3e\x05");
+        let second = set(&[common, ("b.proto", "syntax = \"proto3\"; message B {}")]);
+        let both = merged([&first[..], &second[..]]).unwrap();
+        assert!(both.starts_with(&first), "what was there stays as it was");
+        let files = FileDescriptorSet::decode(both).unwrap().file;
+        let names: Vec<_> = files.iter().map(FileDescriptorProto::name).collect();
+        assert_eq!(names, ["common.proto", "z", "b.proto"]);
+        let error = merged([&b"\xff"[..]]).unwrap_err();
+        assert!(error.message().contains("broken descriptors"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_description_is_refused() {
+        for text in [&b""[..], b"Usage: kv [options]\n"] {
+            let error = Description::decode(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Handshake, "{error}");
+        }
+    }
+}
