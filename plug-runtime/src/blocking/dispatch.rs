@@ -184,3 +184,105 @@ pub(crate) fn idle_link() -> Arc<super::link::Link> {
     let core = Connection::new(Side::Host, Hello::new(String::new(), String::new()), None);
     super::link::Link::new(core, input, output, false).unwrap()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incoming::Reply;
+    use crate::service::Method as ServiceMethod;
+    use crate::stream::Stream;
+    use bytes::Bytes;
+
+    const METHODS: &[ServiceMethod] = &[ServiceMethod::server_streaming("Watch")];
+
+    fn offers(serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static) -> Offers {
+        let service =
+            Offered { name: "a.B", magic: "", version: 0, methods: METHODS, descriptors: b"" };
+        Offers { services: vec![service], serve: Box::new(move |_, call| serve(call)) }
+    }
+
+    fn run(dispatch: &Dispatch, method: u32) -> (Arc<CallState>, Outcome) {
+        let link = idle_link();
+        let start = Start { id: 2, link: &link, deadline: None, metadata: Vec::new() };
+        let call = dispatch.begin(None, method, start);
+        let request = Request { call: 2, method, message: Bytes::new() };
+        let outcome = dispatch.run(request, None, &call, Vec::new());
+        (call, outcome)
+    }
+
+    /// Whether callbacks are still kept for a call, as they are until it ends.
+    fn has_ended(call: &Arc<CallState>) -> bool {
+        let held = Arc::new(());
+        let holding = held.clone();
+        let _entered = call::enter(Some(call.clone()));
+        crate::Call::current().on_cancel(move || drop(holding));
+        Arc::strong_count(&held) == 1
+    }
+
+    #[test]
+    fn the_call_is_current_while_its_items_are_made_and_ends_with_its_stream() {
+        let dispatch = Dispatch::new(vec![offers(|call| {
+            call.server_streaming(|()| {
+                let mut left = 0..3;
+                let name = move || crate::Call::current().method().to_owned();
+                Ok(Stream::new(std::iter::from_fn(move || left.next().map(|_| name()))))
+            })
+        })]);
+        for reads in [1, 4] {
+            let (call, outcome) = run(&dispatch, 1);
+            let Outcome::Stream(mut stream) = outcome else { panic!("{outcome:?}") };
+            for read in 0..reads {
+                let mut out = Vec::new();
+                let polled = stream.poll_message(Waker::noop(), &mut out);
+                let Poll::Ready(item) = polled else { panic!("an iterator is always ready") };
+                assert_eq!(item.is_some(), read < 3);
+                let text: String = prost::Message::decode(&out[..]).unwrap();
+                assert_eq!(text, if read < 3 { "a.B/Watch" } else { "" });
+            }
+            assert_eq!(has_ended(&call), reads == 4);
+            assert_eq!(crate::Call::current().method(), "", "it is current nowhere else");
+            drop(stream);
+            assert!(has_ended(&call), "after {reads} reads");
+        }
+    }
+
+    #[test]
+    fn a_drop_that_panics_ends_the_call_and_nothing_else() {
+        struct Bad;
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                panic!("as a test");
+            }
+        }
+        let dispatch = Dispatch::new(vec![offers(|call| {
+            call.server_streaming(|()| {
+                let bad = Bad;
+                Ok(Stream::new(std::iter::from_fn(move || {
+                    let _ = &bad;
+                    Some(7_u64)
+                })))
+            })
+        })]);
+        let (call, outcome) = run(&dispatch, 1);
+        drop(outcome);
+        assert!(has_ended(&call));
+    }
+
+    #[test]
+    fn methods_are_numbered_through_all_offers() {
+        let answer = |with: u64| move |call: Incoming<'_>| call.unary(move |()| Ok(with));
+        let dispatch = Dispatch::new(vec![offers(answer(10)), offers(answer(11))]);
+        for (method, expected) in [(0, None), (1, Some(10)), (2, Some(11)), (3, None)] {
+            let (_, outcome) = run(&dispatch, method);
+            let answered: Option<u64> = match outcome {
+                Outcome::Answer(Answer::Response(bytes)) => prost::Message::decode(&bytes[..]).ok(),
+                Outcome::Answer(Answer::Refused(error)) => {
+                    assert_eq!(error.code(), Code::Unimplemented);
+                    None
+                }
+                other => panic!("method {method}: {other:?}"),
+            };
+            assert_eq!(answered, expected, "method {method}");
+        }
+    }
+}
