@@ -1,5 +1,5 @@
 //! Generates the service that the tests call.
 
 fn main() {
-    protoc_gen_plug::compile(&["proto/probe.proto"], &["proto"]).unwrap();
+    protoc_gen_plug::compile(&["proto/probe.proto", "proto/flow.proto"], &["proto"]).unwrap();
 }

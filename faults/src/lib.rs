@@ -2,6 +2,7 @@
 //! ([`evil`], and [`raw`] for what the runtime would not let it do), and the [`wire`] by hand.
 
 pub mod evil;
+pub mod flow;
 pub mod raw;
 pub mod wire;
 

@@ -81,7 +81,7 @@ impl<S: Service> Caller<S> {
         Q: Message,
         R: Message + Default,
     {
-        self.streaming(method, Requests::One(request.encode_to_vec()))
+        self.streaming(method, Requests::One(request))
     }
 
     /// Calls a method whose request is a stream: sends its items, and waits for the response.
@@ -118,14 +118,14 @@ impl<S: Service> Caller<S> {
         Q: Message + 'static,
         R: Message + Default,
     {
-        self.streaming(method, Requests::Stream(Box::new(requests)))
+        self.streaming(method, Requests::<Q>::Stream(Box::new(requests)))
     }
 
-    fn streaming<R: Message + Default>(
-        &self,
-        method: u32,
-        requests: Requests,
-    ) -> Result<Stream<R>> {
+    fn streaming<Q, R>(&self, method: u32, requests: Requests<'_, Q>) -> Result<Stream<R>>
+    where
+        Q: Message,
+        R: Message + Default,
+    {
         let outbound = self.outbound(method)?;
         let responses = self.peer.call_streaming(&outbound, requests);
         let messages = responses.map_err(|error| self.name(method, error))?;

@@ -80,6 +80,10 @@ pub enum ErrorKind {
     TooLarge,
     /// The other side does not have the service or method.
     Unimplemented,
+    /// The call did not end within its time-out: see [`Proxy::with_timeout`](crate::Proxy::with_timeout).
+    Deadline,
+    /// The call was cancelled on this side: see [`CancelToken`](crate::CancelToken).
+    Cancelled,
     /// The connection was shut down by this side, or in an orderly way by the other.
     Shutdown,
 }
@@ -190,6 +194,8 @@ impl Error {
             ErrorKind::Protocol | ErrorKind::Decode => Code::Internal,
             ErrorKind::TooLarge => Code::ResourceExhausted,
             ErrorKind::Unimplemented => Code::Unimplemented,
+            ErrorKind::Deadline => Code::DeadlineExceeded,
+            ErrorKind::Cancelled => Code::Cancelled,
             ErrorKind::Spawn | ErrorKind::Handshake | ErrorKind::Exited | ErrorKind::Shutdown => {
                 Code::Unavailable
             }

@@ -9,6 +9,7 @@ use crate::blocking::Link;
 use crate::call;
 use crate::cancel::CancelToken;
 use crate::error::{Code, Error, Result};
+use crate::log::CallSpan;
 use crate::service::MethodKind;
 
 /// What a proxy asks of each of its calls.
@@ -70,7 +71,6 @@ fn is_key(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(may)
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "until the driver carries streams"))]
 /// A call as it leaves: what the proxy, the command and the call that is being served come to.
 #[derive(Debug)]
 pub(crate) struct Outbound<'a> {
@@ -84,6 +84,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) metadata: &'a [(String, Bytes)],
     /// What ends the call early: the proxy's token, and that of the call whose handler makes this one.
     pub(crate) cancel: [Option<CancelToken>; 2],
+    /// In which span it is made.
+    pub(crate) span: CallSpan,
 }
 
 impl<'a> Outbound<'a> {
@@ -123,7 +125,9 @@ impl<'a> Outbound<'a> {
             None => (&[][..], None),
             Some(options) => (&options.metadata[..], options.cancel.clone()),
         };
-        Ok(Outbound { method, kind, deadline, within, metadata, cancel: [own, inherited] })
+        let cancel = [own, inherited];
+        let span = CallSpan::current();
+        Ok(Outbound { method, kind, deadline, within, metadata, cancel, span })
     }
 }
 

@@ -217,6 +217,18 @@ impl Peer {
         Some(self.remote()?.stderr_lines())
     }
 
+    /// Asks the other side for a sign of life, and says how long that took. It shows that the runtime there lives, not
+    /// that its handlers do.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Deadline`] if there is no answer within `at_most`, [`ErrorKind::Unimplemented`] if the other side
+    /// knows no pings, and why the connection is over if it is.
+    pub fn ping(&self, at_most: Duration) -> Result<Duration> {
+        let pong = self.shared.link.ping(at_most);
+        pong.map_err(|error| error.with_plugin(&self.shared.name))
+    }
+
     /// Ends the plugin: no new calls; calls under way, and [`Plugin::stop`], may take until half of `grace` is over;
     /// then it gets SIGTERM, and after all of `grace` SIGKILL. Returns when its process has ended.
     ///
@@ -241,6 +253,8 @@ impl Peer {
         };
         remote.begin_to_stop(grace);
         let exit = remote.wait();
+        // What it has logged to its end is there when this returns.
+        crate::log::flush(LOGS_TAKE_AT_MOST);
         if exit.status() == ExitStatus::Code(0) {
             return Ok(());
         }
@@ -270,7 +284,7 @@ impl Peer {
         outbound: &Outbound<'_>,
         request: &impl Message,
     ) -> Result<Bytes> {
-        self.shared.link.call(outbound.method, request)
+        self.shared.link.call(outbound, request)
     }
 
     pub(crate) fn call_one_way(
@@ -281,10 +295,10 @@ impl Peer {
         self.shared.link.call_one_way(outbound, request)
     }
 
-    pub(crate) fn call_streaming(
+    pub(crate) fn call_streaming<M: Message>(
         &self,
         outbound: &Outbound<'_>,
-        requests: Requests,
+        requests: Requests<'_, M>,
     ) -> Result<Messages> {
         self.shared.link.call_streaming(outbound, requests)
     }
@@ -493,3 +507,6 @@ impl Command {
         crate::blocking::command_for(plugin)
     }
 }
+
+/// How long the events of a plugin that has ended are waited for.
+const LOGS_TAKE_AT_MOST: Duration = Duration::from_secs(1);

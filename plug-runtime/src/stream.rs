@@ -55,7 +55,6 @@ pub(crate) trait Outgoing: Send {
     /// Encodes the next item to the end of `out`. `None` is the end of the stream, and so is an error.
     ///
     /// If there is no item yet, `waker` is woken once there may be; where the source is an iterator, this waits.
-    #[cfg_attr(not(test), allow(dead_code, reason = "until the driver carries streams"))]
     fn poll_message(&mut self, waker: &Waker, out: &mut Vec<u8>) -> Poll<Option<Result<()>>>;
 }
 

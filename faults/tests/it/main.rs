@@ -6,6 +6,7 @@
 mod aftermath;
 mod calls;
 mod ends;
+mod flow;
 mod framing;
 mod handshake;
 mod process;

@@ -1,10 +1,9 @@
 //! From the number of a method to the handler, and from what the handler does to an outcome.
 
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::task::{Poll, Waker};
 
-use super::streams::Messages;
+use super::messages::Messages;
 use crate::call::{self, CallState, Start};
 use crate::error::{Code, Delivery, Error, Result};
 use crate::incoming::{Incoming, Outcome};
@@ -20,8 +19,6 @@ pub(crate) struct Dispatch {
     /// By number, which counts from 1.
     methods: Vec<Method>,
     handlers: Vec<Box<Handler>>,
-    /// Who calls.
-    peer: OnceLock<WeakPeer>,
 }
 
 struct Method {
@@ -45,12 +42,7 @@ impl Dispatch {
             }
             handlers.push(offers.serve);
         }
-        Dispatch { methods, handlers, peer: OnceLock::new() }
-    }
-
-    /// Says who calls: handlers that ask before that get no answer.
-    pub(super) fn set_peer(&self, peer: WeakPeer) {
-        let _ = self.peer.set(peer);
+        Dispatch { methods, handlers }
     }
 
     /// What the handler of a call will see of it. `spare` is that of a call before, if the worker has one.
@@ -59,9 +51,8 @@ impl Dispatch {
         spare: Option<Arc<CallState>>,
         method: u32,
         start: Start<'_>,
+        peer: &WeakPeer,
     ) -> Arc<CallState> {
-        let nobody = WeakPeer::default();
-        let peer = self.peer.get().unwrap_or(&nobody);
         match self.method(method) {
             Some(method) => CallState::new(spare, start, &method.name, peer),
             None => CallState::new(spare, start, &"".into(), peer),
@@ -191,7 +182,6 @@ mod tests {
     use crate::incoming::Reply;
     use crate::service::Method as ServiceMethod;
     use crate::stream::Stream;
-    use bytes::Bytes;
 
     const METHODS: &[ServiceMethod] = &[ServiceMethod::server_streaming("Watch")];
 
@@ -204,8 +194,8 @@ mod tests {
     fn run(dispatch: &Dispatch, method: u32) -> (Arc<CallState>, Outcome) {
         let link = idle_link();
         let start = Start { id: 2, link: &link, deadline: None, metadata: Vec::new() };
-        let call = dispatch.begin(None, method, start);
-        let request = Request { call: 2, method, message: Bytes::new() };
+        let call = dispatch.begin(None, method, start, &WeakPeer::default());
+        let request = Request { call: 2, method, ..Request::default() };
         let outcome = dispatch.run(request, None, &call, Vec::new());
         (call, outcome)
     }

@@ -77,7 +77,7 @@ impl Link {
                 let read = pipe::read(&self.input, &mut reader.buffer).map(Some);
                 self.take_input(&mut state, reader, read);
             }
-            state.core.handle_timeout(Instant::now());
+            state.core.handle_timeout(Instant::now(), &mut []);
         }
     }
 }

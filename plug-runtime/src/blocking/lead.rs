@@ -1,21 +1,35 @@
 //! The role of reading while a thread has it, and the threads to be woken after it has read.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::task::Waker;
 
 use bytes::Bytes;
 
 use super::link::{Link, Reader, State};
 use super::waiter::Waiter;
 use super::watcher::{self, Source};
+use super::worker::Task;
+use crate::call::CallState;
 use crate::error::Result;
+use crate::log::CallSpan;
+use crate::stream::Outgoing;
 
 /// The role of reading, held by a thread, and given back even when that unwinds.
 pub(super) struct Lead<'a> {
     link: &'a Arc<Link>,
     pub(super) reader: Option<Reader>,
-    /// The call that the thread waits for, and its outcome.
-    own: Option<u64>,
+    pub(super) own: Own,
+}
+
+/// What arrives for the thread that reads.
+#[derive(Default)]
+pub(super) struct Own {
+    /// The call that it waits for, if it does.
+    pub(super) call: Option<u64>,
     pub(super) outcome: Option<Result<Bytes>>,
+    /// Calls to be run on this thread, because the handler of `call` waits for them.
+    pub(super) nested: Vec<Task>,
 }
 
 impl<'a> Lead<'a> {
@@ -23,7 +37,7 @@ impl<'a> Lead<'a> {
     pub(super) fn take(
         link: &'a Arc<Link>,
         state: &mut State,
-        own: Option<u64>,
+        call: Option<u64>,
     ) -> Option<Lead<'a>> {
         if state.input_ended {
             return None;
@@ -33,20 +47,17 @@ impl<'a> Lead<'a> {
             state.armed = false;
             watcher::disarm(*key, Source::Input, &link.input);
         }
-        Some(Lead { link, reader: Some(reader), own, outcome: None })
+        Some(Lead { link, reader: Some(reader), own: Own { call, ..Own::default() } })
     }
 
     pub(super) fn handle_events(&mut self, state: &mut State, wakes: &mut Wakes) {
-        if let Some(outcome) = self.link.handle_events(state, self.own, wakes) {
-            self.outcome = Some(outcome);
-        }
+        self.link.handle_events(state, Some(&mut self.own), wakes);
     }
 
-    /// Gives the role back, to be passed on. Returns the outcome of the call that this thread waits for, if it
-    /// is there.
-    pub(super) fn release(mut self, state: &mut State, wakes: &mut Wakes) -> Option<Result<Bytes>> {
+    /// Gives the role back, to be passed on. Returns what has arrived for this thread.
+    pub(super) fn release(mut self, state: &mut State, wakes: &mut Wakes) -> Own {
         self.give_back(state, wakes);
-        self.outcome.take()
+        std::mem::take(&mut self.own)
     }
 
     fn give_back(&mut self, state: &mut State, wakes: &mut Wakes) {
@@ -68,31 +79,70 @@ impl Drop for Lead<'_> {
             let mut state = self.link.lock();
             self.handle_events(&mut state, &mut wakes);
             self.give_back(&mut state, &mut wakes);
+            for task in self.own.nested.drain(..) {
+                state.workers.enqueue(task);
+            }
             drop(state);
             wakes.wake();
         }
     }
 }
 
-/// Waiters to be woken once the lock is released.
+/// Whom to wake once the lock is released.
 #[derive(Default)]
 #[must_use = "waiters that are not woken wait for ever"]
 pub(super) struct Wakes {
     pub(super) done: Vec<(Arc<Waiter>, Result<Bytes>)>,
-    pub(super) lead: Option<Arc<Waiter>>,
+    pub(super) look: Vec<Arc<Waiter>>,
+    /// Calls whose handlers are to learn that nobody waits for them.
+    pub(super) cancelled: Vec<Arc<CallState>>,
+    pub(super) errand: Errand,
+}
+
+/// What runs code of users: not for the watcher.
+#[derive(Default)]
+pub(super) struct Errand {
+    /// Of streams that wait for what has arrived.
+    pub(super) wakers: Vec<Waker>,
+    /// What is sent no longer.
+    pub(super) dropped: Vec<Box<dyn Outgoing>>,
+    /// Of calls that have ended: to be dropped.
+    pub(super) spans: Vec<CallSpan>,
 }
 
 impl Wakes {
     pub(super) fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.lead.is_none()
+        self.done.is_empty()
+            && self.look.is_empty()
+            && self.cancelled.is_empty()
+            && self.errand.is_empty()
     }
 
     pub(super) fn wake(self) {
         for (waiter, outcome) in self.done {
             waiter.done(outcome);
         }
-        if let Some(waiter) = self.lead {
-            waiter.lead();
+        for waiter in self.look {
+            waiter.look();
         }
+        for call in self.cancelled {
+            call.cancel().cancel();
+        }
+        self.errand.run();
+    }
+}
+
+impl Errand {
+    pub(super) fn is_empty(&self) -> bool {
+        self.wakers.is_empty() && self.dropped.is_empty() && self.spans.is_empty()
+    }
+
+    pub(super) fn run(self) {
+        for waker in self.wakers {
+            waker.wake();
+        }
+        // A panic in a drop of the user's is the user's; it must not end the thread that reads for all.
+        let dropped = (self.dropped, self.spans);
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(dropped)));
     }
 }

@@ -12,21 +12,27 @@
 //!   watcher once the connection is idle.
 //! - What has been read is kept in the core, not with the reader, so that the role can change hands in the
 //!   middle of a frame, also while a thread unwinds.
+//! - Code of users (handlers, iterators, what they drop) never runs under the lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-
-use bytes::Bytes;
-use prost::Message;
+use std::time::Instant;
 
 use super::dispatch::Dispatch;
-use super::lead::{Lead, Wakes};
-use super::waiter::{Waiter, Woken};
+use super::lead::{Own, Wakes};
+use super::messages::Inbox;
+use super::pump::Pump;
+use super::waiter::Waiter;
 use super::watcher::{self, Key, Report};
-use super::worker::Workers;
-use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::{Answer, Connection, Event};
+use super::worker::{Task, Workers};
+use crate::call::CallState;
+use crate::error::{Code, Delivery, Error, ErrorKind, Result};
+use crate::log::{self, CallSpan, Source};
+use crate::offer::Offers;
+use crate::peer::WeakPeer;
+use crate::protocol::{Answer, ById, Connection, Event, Request};
+use crate::sys::bell::Bell;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::pipe;
 
@@ -35,14 +41,18 @@ pub(crate) struct Link {
     pub(super) state: Mutex<State>,
     pub(super) input: OwnedFd,
     pub(super) interrupt: Interrupt,
-    /// Signalled when one more call can be made.
-    pub(super) space: Condvar,
+    /// Wakes who reads with a call that can be cancelled. Made when the first of them is.
+    pub(super) bell: OnceLock<Option<Bell>>,
     /// Signalled when the connection is over.
     pub(super) ended: Condvar,
     /// Signalled when a worker is needed, or the connection is over.
     pub(super) work: Condvar,
     /// What this side serves.
     pub(super) dispatch: OnceLock<Dispatch>,
+    /// The other side, for handlers.
+    pub(super) peer: OnceLock<WeakPeer>,
+    /// Where what a plugin logs goes.
+    pub(super) log: OnceLock<Source>,
     /// By what name the watcher knows this connection, once it does.
     pub(super) key: OnceLock<Key>,
     /// Whether the other side is a child of this process, so that its exit, not the end of its output, ends the
@@ -56,11 +66,25 @@ pub(super) struct State {
     pub(super) reader: Option<Reader>,
     /// The role of writing; `None` while somebody has it.
     pub(super) writer: Option<Writer>,
-    /// Threads that wait for their replies while another reads.
-    pub(super) waiters: BTreeMap<u64, Arc<Waiter>>,
+    /// Threads that wait while another reads: for the reply to a call or for the next message of one, by call, or for
+    /// something else, by a ticket.
+    pub(super) waiters: BTreeMap<u64, Waiting>,
+    last_ticket: u64,
+    /// Tickets of those that wait until they may make a call, in the order in which they came.
+    pub(super) space: VecDeque<u64>,
+    /// Streams that arrive, by call.
+    pub(super) inboxes: HashMap<u64, Inbox>,
+    /// Streams that are sent, by call.
+    pub(super) pumps: HashMap<u64, Pump>,
+    /// Calls of the other side whose handlers, or whose streams of responses, run.
+    pub(super) running: ById<Arc<CallState>>,
     pub(super) workers: Workers,
-    /// How many threads wait until they may make a call.
-    waiting_for_space: usize,
+    /// In which span of the host's each call was made.
+    pub(super) spans: HashMap<u64, CallSpan>,
+    /// Which records the plugin was last told that this host wants, if it sends any.
+    pub(super) log_level: Option<i32>,
+    /// Tickets of those that wait for the answer to a ping.
+    pub(super) pings: BTreeSet<u64>,
     /// Whether the watcher ticks for this connection.
     pub(super) ticking: bool,
     /// Whether something has happened since the last tick.
@@ -92,6 +116,15 @@ pub(super) struct Writer {
     pub(super) written: usize,
 }
 
+/// A thread that waits because of a call, and the calls that are to be run on it meanwhile: those that the handler
+/// of its own call makes in turn.
+pub(super) struct Waiting {
+    pub(super) waiter: Arc<Waiter>,
+    pub(super) nested: Vec<Task>,
+    /// Whether it runs one of those.
+    pub(super) is_busy: bool,
+}
+
 impl Link {
     /// A connection over two pipes. Nobody reads it yet.
     pub(super) fn new(
@@ -108,8 +141,15 @@ impl Link {
                 reader: Some(Reader { buffer: vec![0; READ_BUFFER].into_boxed_slice() }),
                 writer: Some(writer),
                 waiters: BTreeMap::new(),
+                last_ticket: TICKETS,
+                space: VecDeque::new(),
+                inboxes: HashMap::new(),
+                pumps: HashMap::new(),
+                running: ById::default(),
                 workers: Workers::default(),
-                waiting_for_space: 0,
+                spans: HashMap::new(),
+                log_level: None,
+                pings: BTreeSet::new(),
                 ticking: false,
                 active: false,
                 armed: false,
@@ -121,10 +161,12 @@ impl Link {
             }),
             input,
             interrupt: Interrupt::new()?,
-            space: Condvar::new(),
+            bell: OnceLock::new(),
             ended: Condvar::new(),
             work: Condvar::new(),
             dispatch: OnceLock::new(),
+            peer: OnceLock::new(),
+            log: OnceLock::new(),
             key: OnceLock::new(),
             child,
         }))
@@ -136,130 +178,201 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // ---- calls
+    /// Makes the other side known to handlers.
+    pub(crate) fn set_peer(&self, peer: WeakPeer) {
+        let _ = self.peer.set(peer);
+    }
 
-    /// Calls a method of the other side, by its number there, and waits for the reply.
-    pub(crate) fn call(self: &Arc<Self>, method: u32, request: &impl Message) -> Result<Bytes> {
-        let mut state = self.lock();
-        while !state.core.can_open() {
-            state.waiting_for_space += 1;
-            state = self.space.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.waiting_for_space -= 1;
-        }
-        let call = state.core.open(method, request).inspect_err(|_| {
-            // The place that this thread was woken for is still free.
-            if state.waiting_for_space > 0 {
-                self.space.notify_one();
-            }
-        })?;
-        let mut waiter = match Lead::take(self, &mut state, Some(call)) {
-            Some(lead) => match self.read_until_done(state, lead, call) {
-                Ok(outcome) => return outcome,
-                Err(waiter) => waiter,
-            },
-            None => {
-                let waiter = state.add_waiter(call);
-                drop(self.flush_or_leave(state));
-                waiter
-            }
-        };
-        loop {
-            match waiter.wait() {
-                Woken::Done(outcome) => return outcome,
-                Woken::Lead => {
-                    let mut state = self.lock();
-                    // Without an entry, the outcome is on its way to the waiter.
-                    if !state.waiters.contains_key(&call) {
-                        continue;
-                    }
-                    if let Some(lead) = Lead::take(self, &mut state, Some(call)) {
-                        state.waiters.remove(&call);
-                        match self.read_until_done(state, lead, call) {
-                            Ok(outcome) => return outcome,
-                            Err(again) => waiter = again,
-                        }
-                    }
-                }
-            }
+    /// Serves what is offered, if anything is: before the first call can arrive.
+    pub(super) fn offer(&self, offers: Vec<Offers>) {
+        if !offers.is_empty() {
+            let _ = self.dispatch.set(Dispatch::new(offers));
         }
     }
 
-    /// Reads until the call has ended. If there is nothing more to read before that, the outcome comes to the
-    /// waiter that is returned.
-    fn read_until_done<'a>(
-        self: &'a Arc<Self>,
-        mut state: MutexGuard<'a, State>,
-        mut lead: Lead<'a>,
-        call: u64,
-    ) -> std::result::Result<Result<Bytes>, Arc<Waiter>> {
-        loop {
-            state = self.flush_and_read(state, &mut lead);
-            let mut wakes = Wakes::default();
-            lead.handle_events(&mut state, &mut wakes);
-            if lead.outcome.is_some() || state.input_ended {
-                let outcome = lead.release(&mut state, &mut wakes);
-                let result = outcome.ok_or_else(|| state.add_waiter(call));
-                // What is queued behind a full pipe must not wait for the next call.
-                drop(self.flush_or_leave(state));
-                wakes.wake();
-                return result;
-            }
-            if state.workers.has_queue() {
-                self.keep_ticking(&mut state);
-            }
-            if !wakes.is_empty() {
-                drop(state);
-                wakes.wake();
-                state = self.lock();
-            }
+    /// The bell for who reads; `None` where the system has no descriptor left for it.
+    pub(super) fn bell(&self) -> Option<&Bell> {
+        self.bell.get_or_init(|| Bell::new().ok()).as_ref()
+    }
+
+    pub(super) fn ring(&self) {
+        if let Some(bell) = self.bell() {
+            bell.ring();
         }
     }
 
-    /// Acts on what the core has to say. Returns the outcome of `own`, if that is among it; other outcomes go to
-    /// their waiters.
+    // ---- events
+
+    /// Acts on what the core has to say. What concerns `own`, the call of the thread that asks, is left there; the rest
+    /// goes to whom it concerns.
     pub(super) fn handle_events(
-        &self,
+        self: &Arc<Self>,
         state: &mut State,
-        own: Option<u64>,
+        mut own: Option<&mut Own>,
         wakes: &mut Wakes,
-    ) -> Option<Result<Bytes>> {
-        let mut own_outcome = None;
+    ) {
         while let Some(event) = state.core.poll_event() {
             match event {
                 Event::Reply { call, outcome } => {
-                    if Some(call) == own {
-                        own_outcome = Some(outcome);
-                    } else if let Some(waiter) = state.waiters.remove(&call) {
-                        wakes.done.push((waiter, outcome));
-                    }
-                    if state.waiting_for_space > 0 {
-                        self.space.notify_one();
-                    }
-                }
-                Event::Request(request) if self.dispatch.get().is_some() => {
-                    state.workers.enqueue(request);
+                    self.handle_reply(state, call, outcome, own.as_deref_mut(), wakes);
                 }
                 Event::Request(request) => {
-                    let error =
-                        Error::of_kind(ErrorKind::Unimplemented, "this side serves nothing");
-                    state.core.reply(request.call, Answer::Refused(error));
+                    self.handle_request(state, request, own.as_deref_mut(), wakes);
+                }
+                Event::Message { call, message, cost } => {
+                    match state.inboxes.get_mut(&call) {
+                        Some(inbox) => inbox.messages.push_back((message, cost)),
+                        // Nobody reads it any more.
+                        None => state.core.consume(call, cost),
+                    }
+                    state.wake_reader_of(call, wakes);
+                }
+                Event::RequestsEnded { call, result } => {
+                    if let Some(inbox) = state.inboxes.get_mut(&call) {
+                        inbox.end = Some(result);
+                        state.wake_reader_of(call, wakes);
+                    }
+                }
+                Event::Cancelled { call } => {
+                    self.handle_cancelled(state, call, own.as_deref_mut(), wakes)
+                }
+                Event::Freed => state.wake_space(wakes),
+                Event::Pong { payload } => {
+                    if let Ok(ticket) = payload.as_ref().try_into().map(u64::from_le_bytes) {
+                        state.pings.remove(&ticket);
+                        state.wake(ticket, wakes);
+                    }
                 }
                 Event::Goodbye(goodbye) => {
                     self.report(Report::Goodbye(goodbye.grace));
-                    self.work.notify_all();
-                    self.space.notify_all();
+                    self.notify_all(state, wakes);
                 }
+                Event::Ready => state.wake_all(wakes),
+                Event::Log { call, record } => self.take_record(state, call, &record),
+                Event::Level { record } => log::set_level(&record),
                 Event::Greeted => {}
             }
         }
+        self.note_rooms(state);
         if state.core.failure().is_some() && !state.reported {
             state.reported = true;
             self.report(Report::Failed);
-            self.work.notify_all();
-            self.space.notify_all();
+            self.notify_all(state, wakes);
             self.ended.notify_all();
         }
-        own_outcome
+    }
+
+    /// Has those streams go on that can.
+    pub(super) fn note_rooms(self: &Arc<Self>, state: &mut State) {
+        while let Some(call) = state.core.poll_room() {
+            if state.pumps.get_mut(&call).is_some_and(Pump::take_room) {
+                state.workers.enqueue(Task::Pump(call));
+                self.keep_ticking(state);
+            }
+        }
+    }
+
+    fn handle_reply(
+        &self,
+        state: &mut State,
+        call: u64,
+        outcome: Result<bytes::Bytes>,
+        own: Option<&mut Own>,
+        wakes: &mut Wakes,
+    ) {
+        // What it has still to send nobody wants.
+        if let Some(pump) = state.pumps.get_mut(&call) {
+            // If it is being run, whoever does finds that it is over.
+            if let Some(source) = pump.stop() {
+                wakes.errand.dropped.push(source);
+                state.pumps.remove(&call);
+            }
+        }
+        if let Some(inbox) = state.inboxes.get_mut(&call) {
+            inbox.end = Some(outcome.map(drop));
+            state.wake_reader_of(call, wakes);
+        } else if let Some(own) = own.filter(|own| own.call == Some(call)) {
+            own.outcome = Some(outcome);
+        } else if let Some(waiting) = state.waiters.remove(&call) {
+            // A handler that was to run on that thread has nobody to run on; its caller has ended, too.
+            for task in waiting.nested {
+                state.workers.enqueue(task);
+            }
+            wakes.done.push((waiting.waiter, outcome));
+        }
+        wakes.errand.spans.extend(state.spans.remove(&call));
+        state.wake_space(wakes);
+    }
+
+    fn handle_request(
+        &self,
+        state: &mut State,
+        request: Request,
+        own: Option<&mut Own>,
+        wakes: &mut Wakes,
+    ) {
+        if self.dispatch.get().is_none() {
+            let error = Error::of_kind(ErrorKind::Unimplemented, "this side serves nothing");
+            state.core.reply(request.call, Answer::Refused(error));
+            return;
+        }
+        if request.has_stream {
+            state.inboxes.insert(request.call, Inbox::default());
+        }
+        let Some(extra) = &request.extra else {
+            state.workers.enqueue(Task::Request { request, deadline: None });
+            return;
+        };
+        let within = extra.within;
+        let deadline = extra.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let task = Task::Request { request, deadline };
+        if let Some(own) = own.filter(|own| own.call == Some(within)) {
+            own.nested.push(task);
+        } else if let Some(waiting) =
+            state.waiters.get_mut(&within).filter(|waiting| !waiting.is_busy)
+        {
+            waiting.nested.push(task);
+            wakes.look.push(waiting.waiter.clone());
+        } else {
+            state.workers.enqueue(task);
+        }
+    }
+
+    /// The caller of a call of the other side has lost interest.
+    fn handle_cancelled(
+        &self,
+        state: &mut State,
+        call: u64,
+        own: Option<&mut Own>,
+        wakes: &mut Wakes,
+    ) {
+        if let Some(running) = state.running.get_mut(call) {
+            wakes.cancelled.push(running.clone());
+            if let Some(source) = state.pumps.get_mut(&call).and_then(Pump::stop) {
+                wakes.errand.dropped.push(source);
+                state.pumps.remove(&call);
+                state.running.remove(call);
+                state.core.finish(call, Err(cancelled(Delivery::MayHaveRun)));
+            }
+            return;
+        }
+        // It has not begun.
+        let is_it = |task: &Task| task.is_request(call);
+        state.workers.withdraw(is_it);
+        if let Some(own) = own {
+            own.nested.retain(|task| !is_it(task));
+        }
+        for waiting in state.waiters.values_mut() {
+            waiting.nested.retain(|task| !is_it(task));
+        }
+        state.inboxes.remove(&call);
+        state.core.reply(call, Answer::Refused(cancelled(Delivery::NotSent)));
+    }
+
+    /// Lets everybody look at the connection.
+    pub(super) fn notify_all(&self, state: &mut State, wakes: &mut Wakes) {
+        self.work.notify_all();
+        state.wake_all(wakes);
     }
 
     /// Passes the role of reading on, or sees to it that the watcher takes it once nothing happens.
@@ -269,8 +382,8 @@ impl Link {
         if state.input_ended {
             return;
         }
-        match state.waiters.first_key_value() {
-            Some((_, waiter)) => wakes.lead = Some(waiter.clone()),
+        match state.waiters.values().find(|waiting| !waiting.is_busy) {
+            Some(waiting) => wakes.look.push(waiting.waiter.clone()),
             None => self.keep_ticking(state),
         }
     }
@@ -300,12 +413,60 @@ impl State {
         self.waiters.is_empty() && self.workers.is_alone()
     }
 
-    fn add_waiter(&mut self, call: u64) -> Arc<Waiter> {
+    pub(super) fn add_waiter(&mut self, call: u64) -> Arc<Waiter> {
         let waiter = Arc::new(Waiter::new());
-        self.waiters.insert(call, waiter.clone());
+        let waiting = Waiting { waiter: waiter.clone(), nested: Vec::new(), is_busy: false };
+        self.waiters.insert(call, waiting);
         waiter
     }
+
+    /// What was taken from the core and is not written, if nobody writes it at this moment.
+    pub(super) fn with_taken<R>(&mut self, act: impl FnOnce(&mut Connection, &mut [u8]) -> R) -> R {
+        match &mut self.writer {
+            Some(writer) => act(&mut self.core, &mut writer.buffer[writer.written..]),
+            None => act(&mut self.core, &mut []),
+        }
+    }
+
+    /// A name to wait by that is no call.
+    pub(super) fn next_ticket(&mut self) -> u64 {
+        self.last_ticket += 1;
+        self.last_ticket
+    }
+
+    /// Wakes who waits by a name.
+    fn wake(&self, key: u64, wakes: &mut Wakes) {
+        if let Some(waiting) = self.waiters.get(&key) {
+            wakes.look.push(waiting.waiter.clone());
+        }
+    }
+
+    /// Wakes who waits for the next message of a stream.
+    fn wake_reader_of(&mut self, call: u64, wakes: &mut Wakes) {
+        self.wake(call, wakes);
+        if let Some(waker) = self.inboxes.get_mut(&call).and_then(|inbox| inbox.waker.take()) {
+            wakes.errand.wakers.push(waker);
+        }
+    }
+
+    /// Wakes the first who waits until it may make a call.
+    pub(super) fn wake_space(&self, wakes: &mut Wakes) {
+        if let Some(ticket) = self.space.front() {
+            self.wake(*ticket, wakes);
+        }
+    }
+
+    fn wake_all(&self, wakes: &mut Wakes) {
+        wakes.look.extend(self.waiters.values().map(|waiting| waiting.waiter.clone()));
+    }
 }
+
+pub(super) fn cancelled(delivery: Delivery) -> Error {
+    Error::status(Code::Cancelled, "the call was cancelled by its caller", delivery)
+}
+
+/// The first ticket: more than any connection has calls.
+const TICKETS: u64 = 1 << 63;
 
 /// How much one read takes at most: as much as a pipe holds.
 const READ_BUFFER: usize = 64 << 10;

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::dispatch::service_infos;
 use super::link::Link;
+use super::logs;
 use super::remote::{Remote, exit_error};
 use super::watcher::{self, Watched};
 use crate::error::{Code, Error, ErrorKind, Result};
 use crate::exit::Exit;
+use crate::log::{self, Lines, Source};
 use crate::peer::Peer;
 use crate::process::{Command, Fill, InProcess, Program, Settings, Tail, Target};
 use crate::protocol::{Config, Connection, Hello, Side};
@@ -32,12 +34,21 @@ pub(crate) fn load(command: Command) -> Result<Peer> {
 }
 
 fn load_program(program: &Program, mut settings: Settings, name: &Arc<str>) -> Result<Peer> {
-    let core = connection(&settings)?;
+    let greet_by = Instant::now().checked_add(settings.start_timeout);
+    logs::follow_level();
+    let level = log::wanted_level();
+    let mut own = hello(&settings)?.with_features(log::FEATURES);
+    own.level = level;
+    let core = Connection::new(Side::Host, own, greet_by);
     let mut started = program.spawn()?;
     pipe::set_nonblocking(&started.stderr)?;
     let link = Link::new(core, started.stdout, started.stdin, true)?;
+    let source = Source::new(name);
+    let lines = settings.trace_stderr.then(|| Lines::new(source.clone()));
+    let _ = link.log.set(source);
+    link.lock().log_level = Some(level);
     link.offer(std::mem::take(&mut settings.offers));
-    let tail = Arc::new(Tail::default());
+    let tail = Arc::new(Tail::new(lines));
 
     let exit_fd = started.child.exit_fd().map(|exit_fd| exit_fd.as_fd().try_clone_to_owned());
     let exit_fd = exit_fd.transpose()?;
@@ -76,8 +87,22 @@ fn load_program(program: &Program, mut settings: Settings, name: &Arc<str>) -> R
 
     let hello = hello_of(&link);
     let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
-    let remote = Remote::watch(link.clone(), name.clone(), started.child, started.stderr, tail)?;
-    Ok(Peer::of_plugin(link, name, hello, Some(remote), &settings))
+    let remote =
+        Remote::watch(link.clone(), name.clone(), started.child, started.stderr, tail.clone())?;
+    let peer = Peer::of_plugin(link.clone(), name, hello, Some(remote.clone()), &settings);
+    // What was wanted may have changed before the watcher knew of this plugin.
+    link.send_level(log::wanted_level());
+    if let Err(error) = link.wait_for_ready(greet_by) {
+        remote.begin_to_stop(END_AFTER_FAILURE);
+        let exit = remote.wait();
+        let error = match error.kind() {
+            ErrorKind::Exited => exit_error(&exit, " while it started", &tail),
+            _ if error.exit().is_none() && !exit.by_host() => error.with_exit(exit),
+            _ => error,
+        };
+        return Err(error.with_stderr(tail.text()));
+    }
+    Ok(peer)
 }
 
 /// Waits briefly for a child that has closed its pipes or is about to leave.
@@ -91,7 +116,10 @@ fn wait_for_end(child: &crate::process::Child, at_most: Duration) -> bool {
 fn load_inside(plugin: InProcess, mut settings: Settings, name: &Arc<str>) -> Result<Peer> {
     let (plugin_input, host_output) = pipe::pair()?;
     let (host_input, plugin_output) = pipe::pair()?;
-    let link = Link::new(connection(&settings)?, host_input, host_output, false)?;
+    let greet_by = Instant::now().checked_add(settings.start_timeout);
+    // Without log records: they are in this process already.
+    let core = Connection::new(Side::Host, hello(&settings)?.with_features(&[]), greet_by);
+    let link = Link::new(core, host_input, host_output, false)?;
     link.offer(std::mem::take(&mut settings.offers));
     (plugin.start)(plugin_input, plugin_output)?;
     link.greet(Vec::new, || Ok(()))?;
@@ -99,10 +127,12 @@ fn load_inside(plugin: InProcess, mut settings: Settings, name: &Arc<str>) -> Re
     let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
     let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link)))?;
     link.watch(key);
-    Ok(Peer::of_plugin(link, name, hello, None, &settings))
+    let peer = Peer::of_plugin(link.clone(), name, hello, None, &settings);
+    link.wait_for_ready(greet_by)?;
+    Ok(peer)
 }
 
-fn connection(settings: &Settings) -> Result<Connection> {
+fn hello(settings: &Settings) -> Result<Hello> {
     let mut own = Hello::new(own_name(), String::new());
     let offered = || settings.offers.iter().flat_map(|offers| &offers.services);
     own.services = service_infos(offered());
@@ -122,8 +152,7 @@ fn connection(settings: &Settings) -> Result<Connection> {
     }
     own.max_message = settings.max_message as u64;
     own.max_calls = super::MAX_CALLS;
-    let greet_by = Instant::now().checked_add(settings.start_timeout);
-    Ok(Connection::new(Side::Host, own, greet_by))
+    Ok(own)
 }
 
 fn hello_of(link: &Link) -> Hello {

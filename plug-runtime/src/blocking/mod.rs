@@ -5,15 +5,19 @@
 //! process ([`watcher`]) looks after everything that nobody waits for: ends of processes, stderr, pipes
 //! that are idle or full, and handlers that take so long that somebody else must read.
 
+mod caller;
 mod describe;
 mod dispatch;
 mod greeting;
 mod lead;
 mod link;
 mod load;
+mod logs;
+mod messages;
+mod patience;
+mod pump;
 mod remote;
 mod serve;
-mod streams;
 mod transfer;
 mod upkeep;
 mod waiter;
@@ -23,15 +27,16 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use caller::Requests;
 pub(crate) use describe::describe;
 #[cfg(test)]
 pub(crate) use dispatch::idle_link;
 pub(crate) use link::Link;
 pub(crate) use load::load;
+pub(crate) use messages::Messages;
 pub(crate) use remote::Remote;
 pub(crate) use serve::command_for;
 pub use serve::{hosted, in_process, run, run_with};
-pub(crate) use streams::{Messages, Requests};
 
 /// How many calls each side serves at once. More wait on the calling side.
 const MAX_CALLS: u32 = 1024;

@@ -167,6 +167,11 @@ impl Remote {
 
     pub(super) fn handle_report(&self, report: Report) {
         match report {
+            Report::Failed if self.link.was_refused() => {
+                // It is about to exit by itself, and how says more.
+                let force_at = Instant::now() + AFTER_REFUSAL;
+                self.hasten(Ladder { ask_at: None, force_at });
+            }
             Report::Failed => {
                 let mut life = self.lock();
                 if life.child.is_some() {
@@ -253,6 +258,9 @@ const LONGEST_GRACE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// How long a plugin may live on that has closed a pipe or said goodbye.
 const AFTER_ITS_OUTPUT: Duration = Duration::from_millis(500);
+
+/// How long a plugin may live on that has said why it does not start.
+const AFTER_REFUSAL: Duration = Duration::from_millis(200);
 
 /// How often to look after a child whose end the system does not announce.
 const LOOK_EVERY: Duration = Duration::from_millis(5);

@@ -12,6 +12,7 @@ use super::load::own_name;
 use super::watcher::{self, Key, Report, Source, Watched};
 use crate::description;
 use crate::error::{Code, Error, ErrorKind, Result};
+use crate::log;
 use crate::offer::Offers;
 use crate::panics;
 use crate::peer::Peer;
@@ -67,12 +68,13 @@ pub fn run_with<P: Plugin>(make: impl FnOnce(&Peer) -> Result<P>) -> Result<()> 
     }
     let Claimed { input, output } = process::claim()?;
     let greet_by = Instant::now() + HOST_GREETS_WITHIN;
-    let link = Link::new(connection::<P>(Some(greet_by)), input, output, false)?;
+    let link = Link::new(connection::<P>(Some(greet_by), log::FEATURES), input, output, false)?;
     let key = HostWatch::register(&link)?;
     serve(&link, key, make)
 }
 
-/// Whether a host has started this process, so that a program can be both a plugin and an ordinary command.
+/// Whether a host has started this process, or somebody to have it describe itself as a plugin, so that a program can be
+/// both a plugin and an ordinary command.
 ///
 /// ```no_run
 /// # fn main() -> plug::Result<()> {
@@ -86,7 +88,7 @@ pub fn run_with<P: Plugin>(make: impl FnOnce(&Peer) -> Result<P>) -> Result<()> 
 /// # }
 /// ```
 pub fn hosted() -> bool {
-    process::is_hosted()
+    process::is_hosted() || describe::is_asked()
 }
 
 /// Loads a plugin inside this process: the same frames through the same driver, but no child. Meant for tests.
@@ -104,7 +106,7 @@ pub fn in_process<P: Plugin>(plugin: P) -> Result<Peer> {
 /// What [`Command::in_process`] needs.
 pub(crate) fn command_for<P: Plugin>(plugin: P) -> Command {
     let start = move |input: OwnedFd, output: OwnedFd| {
-        let link = Link::new(connection::<P>(None), input, output, false)?;
+        let link = Link::new(connection::<P>(None, &[]), input, output, false)?;
         let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link)))?;
         let serve = move || {
             // The host gets the error of a plugin that does not start, and knows when it stops.
@@ -127,6 +129,13 @@ fn serve<P: Plugin>(
     link.watch(key);
     let hello = link.lock().core.peer().cloned().unwrap_or_default();
     let host = Peer::of_host(link.clone(), hello);
+    // A host that waits for ready can be called while this plugin starts.
+    let starts_openly = link.lock().core.features().ready;
+    if starts_openly {
+        link.lock().core.accept();
+        link.flush_to_the_end();
+    }
+    link.send_records();
     let started = panics::catch("the plugin, as it started,", || {
         let plugin = make(&host)?;
         plugin.start(&host)?;
@@ -142,8 +151,13 @@ fn serve<P: Plugin>(
     };
     let built_in = description::offer(&P::Services::offer());
     link.offer(vec![Offers::new::<P::Services, P>(plugin.clone()), built_in]);
-    link.set_peer(host.downgrade());
-    link.lock().core.accept();
+    let mut state = link.lock();
+    if starts_openly {
+        state.core.ready();
+    } else {
+        state.core.accept();
+    }
+    drop(state);
     link.serve();
     plugin.stop();
     match link.failure() {
@@ -152,8 +166,8 @@ fn serve<P: Plugin>(
     }
 }
 
-fn connection<P: Plugin>(greet_by: Option<Instant>) -> Connection {
-    Connection::new(Side::Plugin, hello::<P>(), greet_by)
+fn connection<P: Plugin>(greet_by: Option<Instant>, log_features: &[&str]) -> Connection {
+    Connection::new(Side::Plugin, hello::<P>().with_features(log_features), greet_by)
 }
 
 /// What a plugin says about itself.

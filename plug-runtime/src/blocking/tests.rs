@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::lead::Lead;
 use super::link::Link;
+use super::patience::Patience;
 use super::watcher::{self, Watched};
 use crate::error::{Delivery, ErrorKind};
-use crate::protocol::{Answer, Connection, Event, Hello, Request, Side};
+use crate::options::Outbound;
+use crate::protocol::{Answer, Connection, Event, Hello, Opening, Request, Side};
 use crate::sys::pipe::{self, Wait};
 
 /// The plugin's end: a core without a driver.
@@ -20,6 +22,11 @@ struct Other {
 }
 
 /// A host's link and the plugin's end, greeted, with pipes that hold 4 KiB.
+/// A call of the first method.
+fn unary(link: &Arc<Link>) -> Outbound<'static> {
+    Outbound::new(1, crate::MethodKind::Unary, None, None, link).unwrap()
+}
+
 fn pair() -> (Arc<Link>, Other) {
     let (host_input, output) = pipe::pair().unwrap();
     let (input, host_output) = pipe::pair().unwrap();
@@ -122,7 +129,7 @@ fn answer(text: &str) -> Answer {
 fn spawn_call(link: &Arc<Link>, request: String) -> std::thread::JoinHandle<crate::Result<String>> {
     let link = link.clone();
     std::thread::spawn(move || {
-        let response = link.call(1, &request)?;
+        let response = link.call(&unary(&link), &request)?;
         Ok(prost::Message::decode(response)?)
     })
 }
@@ -143,7 +150,7 @@ fn m2_who_panics_in_the_middle_of_a_frame_leaves_it_to_the_next() {
         other.write(first);
 
         let unwound = panic::catch_unwind(AssertUnwindSafe(|| {
-            let mut state = link.flush_and_read(link.lock(), &mut lead);
+            let mut state = link.flush_and_read(link.lock(), &mut lead, &Patience::ENDLESS);
             assert!(state.core.is_truncated(), "half a frame has been read");
             state.active = true;
             drop(state);
@@ -223,14 +230,17 @@ fn a_closed_connection_says_what_was_sent() {
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Shutdown, Delivery::MayHaveRun));
     let error = stuck.join().unwrap().unwrap_err();
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Shutdown, Delivery::NotSent));
-    let error = link.call(1, &text("late")).unwrap_err();
+    let error = link.call(&unary(&link), &text("late")).unwrap_err();
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Shutdown, Delivery::NotSent));
 }
 
 #[test]
 fn a_side_that_serves_nothing_refuses_calls() {
     let (_link, mut other) = pair();
-    let call = other.core.open(1, &text("hello?")).unwrap();
+    let call = other
+        .core
+        .open(&Opening { method: 1, ..Opening::default() }, Some(&text("hello?")))
+        .unwrap();
     other.write_all();
     let event = other.read_until(|event| matches!(event, Event::Reply { .. }));
     let Event::Reply { call: answered, outcome } = event else { unreachable!() };

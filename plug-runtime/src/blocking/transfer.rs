@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::lead::Lead;
 use super::link::{Link, Reader, State, Writer};
+use super::patience::Patience;
 use super::watcher::{self, Report, Source};
+use crate::sys::bell::Bell;
 use crate::sys::pipe::{self, Wait, Written};
 
 /// What a pass of writing came to.
@@ -20,39 +22,55 @@ pub(super) enum Flushed {
 impl Link {
     // ---- reading
 
-    /// Sends what is queued, then takes what arrives next, waiting for it. Returns once something was read, or was
-    /// sent so late that somebody may have news.
+    /// Sends what is queued, then takes what arrives next, waiting for it as long as the patience lasts. Returns once
+    /// something was read, or was sent so late that somebody may have news, or the patience is over.
     pub(super) fn flush_and_read<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
         lead: &mut Lead<'_>,
+        patience: &Patience<'_>,
     ) -> MutexGuard<'a, State> {
         let flushed;
         (state, flushed) = self.flush(state, usize::MAX);
-        if flushed == Flushed::Full {
-            // This thread reads and writes, whichever is possible first.
-            if let Some(writer) = state.writer.take() {
-                drop(state);
-                let readable = match &writer.output {
-                    Some(output) => {
-                        let waits = [Wait::readable(&self.input), Wait::writable(output)];
-                        pipe::wait(&waits, None).is_ok_and(|ready| ready[0])
-                    }
-                    None => true,
-                };
-                state = self.lock();
+        // A writer that waits for room has to be waited for, too: this thread does whichever is possible first.
+        let writer = if flushed == Flushed::Full { state.writer.take() } else { None };
+        drop(state);
+        if writer.is_some() || !patience.is_endless() {
+            let readable = self.wait_for_pipes(writer.as_ref(), patience);
+            if let Some(writer) = writer {
+                let mut state = self.lock();
                 state.writer = Some(writer);
                 if !readable {
                     return state;
                 }
+            } else if !readable {
+                return self.lock();
             }
         }
-        drop(state);
         let Some(reader) = lead.reader.as_mut() else { return self.lock() };
         let read = self.interrupt.read(&self.input, &mut reader.buffer);
         state = self.lock();
         self.take_input(&mut state, reader, read);
         state
+    }
+
+    /// Waits until there is something to read, or room for a writer, or the patience is over. Says whether it is the
+    /// first.
+    fn wait_for_pipes(&self, writer: Option<&Writer>, patience: &Patience<'_>) -> bool {
+        let bell = if patience.listens() { self.bell() } else { None };
+        let mut waits = vec![Wait::readable(&self.input)];
+        waits.extend(bell.map(Bell::wait));
+        match writer.map(|writer| &writer.output) {
+            Some(Some(output)) => waits.push(Wait::writable(output)),
+            // It was closed: there is nothing to be written any more.
+            Some(None) if patience.is_endless() => return true,
+            Some(None) | None => {}
+        }
+        let Ok(ready) = pipe::wait(&waits, patience.until()) else { return true };
+        if bell.is_some() && ready[1] {
+            bell.inspect(|bell| bell.silence());
+        }
+        ready[0]
     }
 
     /// Hands what was read to the core, and notices the end.
@@ -114,7 +132,7 @@ impl Link {
 
     /// Sends what is queued, and leaves what does not fit to the watcher.
     pub(super) fn flush_or_leave<'a>(
-        &'a self,
+        self: &'a Arc<Self>,
         state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
         let (state, flushed) = self.flush(state, usize::MAX);
@@ -125,7 +143,7 @@ impl Link {
     }
 
     /// Sends what is queued to the last byte, waiting for room, unless the other side ends.
-    pub(super) fn flush_to_the_end(&self) {
+    pub(super) fn flush_to_the_end(self: &Arc<Self>) {
         let mut state = self.lock();
         loop {
             let flushed;
@@ -165,7 +183,7 @@ impl Link {
 
     /// Writes what is queued, unless somebody else does, in at most `writes` goes.
     pub(super) fn flush<'a>(
-        &'a self,
+        self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
         mut writes: usize,
     ) -> (MutexGuard<'a, State>, Flushed) {
@@ -192,6 +210,7 @@ impl Link {
                     break;
                 }
                 state.core.poll_output(&mut writer.buffer);
+                self.note_rooms(&mut state);
             }
             if writes == 0 {
                 flushed = Flushed::Full;

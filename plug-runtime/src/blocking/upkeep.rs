@@ -1,13 +1,14 @@
 //! What the watcher does for a connection, and how one ends.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lead::{Lead, Wakes};
 use super::link::{Link, State};
 use super::transfer::Flushed;
 use super::watcher::{self, Key, Report, Source};
-use crate::error::Error;
+use super::worker::Task;
+use crate::error::{Error, ErrorKind};
 use crate::sys::pipe::{self, Wait};
 
 impl Link {
@@ -47,17 +48,25 @@ impl Link {
 
     /// Called every 2 ms while something happens. Says whether to go on.
     pub(super) fn handle_tick(self: &Arc<Self>) -> bool {
+        let mut wakes = Wakes::default();
         let mut state = self.lock();
-        let reader_is_free = state.reader.is_some() && !state.input_ended;
-        let help = match self.dispatch.get() {
-            Some(_) => state.workers.help_needed(reader_is_free),
-            None => 0,
-        };
-        state.workers.next_tick();
+        // Calls that nobody waits for at the moment have deadlines, too.
+        let now = Instant::now();
+        state.with_taken(|core, taken| core.handle_timeout(now, taken));
+        self.handle_events(&mut state, None, &mut wakes);
+        state = self.leave_errand(state, &mut wakes);
         let wait_for_input = state.reader.is_some() && !state.input_ended;
+        // In a plugin somebody must read for the handlers that run; in a host the watcher does.
+        let is_plugin = state.core.is_plugin();
+        let help = state.workers.help_needed(wait_for_input && is_plugin);
+        if state.workers.take_overdue() {
+            // Who has queued it is busy with code of its user.
+            state = self.flush_or_leave_some(state);
+        }
+        state.workers.next_tick();
         let busy = state.active
-            || (state.workers.is_busy() && wait_for_input)
-            || state.workers.has_queue();
+            || (state.workers.is_busy() && wait_for_input && is_plugin)
+            || state.workers.is_waited_for();
         state.active = false;
         if !busy {
             state.ticking = false;
@@ -69,7 +78,10 @@ impl Link {
         }
         if help > 0 {
             self.promote(state, help);
+        } else {
+            drop(state);
         }
+        wakes.wake();
         busy
     }
 
@@ -89,30 +101,58 @@ impl Link {
         }
         lead.handle_events(&mut state, &mut wakes);
         let _ = lead.release(&mut state, &mut wakes);
-        drop(self.flush_or_leave(state));
+        state = self.leave_errand(state, &mut wakes);
+        state = self.hire(state);
+        drop(self.flush_or_leave_some(state));
         wakes.wake();
     }
 
-    /// The pipe has room again for what did not fit.
-    pub(super) fn handle_writable(&self) {
-        let state = self.lock();
-        // The watcher has others to look after: it comes back for the rest.
-        let (state, flushed) = self.flush(state, 16);
-        match flushed {
-            Flushed::Full => self.leave_writing(&state),
-            Flushed::Done => self.disarm_output(&state),
+    /// Leaves what runs code of users to a worker: the watcher must not.
+    fn leave_errand<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        wakes: &mut Wakes,
+    ) -> MutexGuard<'a, State> {
+        let errand = std::mem::take(&mut wakes.errand);
+        if !errand.is_empty() {
+            state.workers.enqueue(Task::Errand(errand));
         }
+        self.hire(state)
+    }
+
+    /// The pipe has room again for what did not fit.
+    pub(super) fn handle_writable(self: &Arc<Self>) {
+        let state = self.lock();
+        let state = self.flush_or_leave_some(state);
+        if !state.has_unsent() {
+            self.disarm_output(&state);
+        }
+        drop(self.hire(state));
+    }
+
+    /// Sends what is queued, up to a point: the watcher has others to look after, and comes back for the rest.
+    fn flush_or_leave_some<'a>(
+        self: &'a Arc<Self>,
+        state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        let (state, flushed) = self.flush(state, 16);
+        if flushed == Flushed::Full {
+            self.leave_writing(&state);
+        }
+        state
     }
 
     // ---- ends
 
     /// Says goodbye, and closes the output as soon as that is sent. Replies still arrive.
-    pub(crate) fn goodbye(&self, grace: Duration) {
+    pub(crate) fn goodbye(self: &Arc<Self>, grace: Duration) {
         let mut state = self.lock();
         state.core.goodbye(grace);
         state.closing = true;
+        let mut wakes = Wakes::default();
+        self.notify_all(&mut state, &mut wakes);
         drop(self.flush_or_leave(state));
-        self.space.notify_all();
+        wakes.wake();
     }
 
     /// Ends the connection with `error`, after the last of what was sent before has been read: for an end that
@@ -127,8 +167,8 @@ impl Link {
             Some(mut reader) => {
                 self.settle(&mut state, &mut reader);
                 state.reader = Some(reader);
-                let _ = self.handle_events(&mut state, None, &mut wakes);
-                drop(state);
+                self.handle_events(&mut state, None, &mut wakes);
+                drop(self.leave_errand(state, &mut wakes));
             }
             None => {
                 // Whoever reads may wait for an end that never comes; it settles when it wakes. Under the lock, so
@@ -139,13 +179,18 @@ impl Link {
         }
         wakes.wake();
         self.work.notify_all();
-        self.space.notify_all();
     }
 
     /// Why the connection is over, if it is.
     pub(crate) fn failure(&self) -> Option<Error> {
         let state = self.lock();
         state.core.failure().or(state.over.as_ref()).map(Error::duplicate)
+    }
+
+    /// Whether it is over because the plugin refused to start.
+    pub(super) fn was_refused(&self) -> bool {
+        let state = self.lock();
+        state.core.failure().is_some_and(|failure| failure.kind() == ErrorKind::Handshake)
     }
 
     /// Whether everything that the other side sent has been read.

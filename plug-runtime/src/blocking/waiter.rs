@@ -1,14 +1,16 @@
-//! A thread that waits for the reply to its call while another one reads.
+//! A thread that waits while another one reads.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::Thread;
+use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::patience::Patience;
 use crate::error::Result;
 
-/// Where a reply is left for the thread that waits for it.
+/// Where a reply is left for the thread that waits for it, and how it is woken.
 #[derive(Debug)]
 pub(super) struct Waiter {
     thread: Thread,
@@ -20,8 +22,11 @@ pub(super) struct Waiter {
 pub(super) enum Woken {
     /// Its call has ended.
     Done(Result<Bytes>),
-    /// Nobody reads: it is its turn. Somebody else may have been faster.
-    Lead,
+    /// Something may concern it: nobody reads, or there is a call to be run on this thread, or what it waits for
+    /// is there. Somebody else may have been faster.
+    Look,
+    /// It has waited long enough.
+    Impatient,
 }
 
 impl Waiter {
@@ -41,18 +46,18 @@ impl Waiter {
         self.thread.unpark();
     }
 
-    /// Asks the thread to read. A waiter that is done ignores it; then somebody else has read since, and
-    /// has passed the role on.
-    pub(super) fn lead(&self) {
+    /// Asks the thread to look at the connection. A waiter that is done ignores it; then somebody else has read
+    /// since, and has passed the role on.
+    pub(super) fn look(&self) {
         let from =
-            self.signal.compare_exchange(NOTHING, LEAD, Ordering::Release, Ordering::Relaxed);
+            self.signal.compare_exchange(NOTHING, LOOK, Ordering::Release, Ordering::Relaxed);
         if from.is_ok() {
             self.thread.unpark();
         }
     }
 
     /// Waits, on the thread that made this.
-    pub(super) fn wait(&self) -> Woken {
+    pub(super) fn wait(&self, patience: &Patience<'_>) -> Woken {
         loop {
             match self.signal.load(Ordering::Acquire) {
                 DONE => {
@@ -62,24 +67,30 @@ impl Waiter {
                     }
                     unreachable!("an outcome is left before it is announced, and taken once");
                 }
-                LEAD => {
+                LOOK => {
                     // Fails if the outcome has come in this moment: then the next round returns it.
                     let _ = self.signal.compare_exchange(
-                        LEAD,
+                        LOOK,
                         NOTHING,
                         Ordering::Relaxed,
                         Ordering::Relaxed,
                     );
                     if self.signal.load(Ordering::Acquire) != DONE {
-                        return Woken::Lead;
+                        return Woken::Look;
                     }
                 }
-                _ => std::thread::park(),
+                _ if patience.is_over() => return Woken::Impatient,
+                _ => match patience.until() {
+                    None => std::thread::park(),
+                    Some(until) => {
+                        std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
+                    }
+                },
             }
         }
     }
 }
 
 const NOTHING: u8 = 0;
-const LEAD: u8 = 1;
+const LOOK: u8 = 1;
 const DONE: u8 = 2;

@@ -160,6 +160,16 @@ pub(super) fn wake() {
     }
 }
 
+/// The connections to all plugins that have processes of their own.
+pub(super) fn links() -> Vec<Arc<Link>> {
+    let watched = get().map(Watcher::watched).unwrap_or_default();
+    let remote = |watched| match watched {
+        Watched::Remote(remote) => Some(remote.link().clone()),
+        Watched::Host(_) | Watched::Inside(_) => None,
+    };
+    watched.into_iter().filter_map(|(_, watched)| remote(watched)).collect()
+}
+
 fn get() -> Option<&'static Watcher> {
     WATCHER.get()?.as_ref().ok().copied()
 }

@@ -4,45 +4,98 @@
 //! replies and reads. So a plugin whose handlers are fast has one thread that does everything, and
 //! answers with one write all that one read has brought.
 //!
+//! In a host, where no thread is there to serve, workers are made when there is something to do, read for a while in
+//! case more comes, and end.
+//!
 //! A handler that takes long must not keep others waiting. While something runs, the watcher ticks
 //! every 2 ms (0.5 ms made the 99th percentile three times worse), and gets another worker going if
 //! nobody has read, or a request has waited, since the tick before.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::lead::{Lead, Wakes};
+use super::lead::{Errand, Lead, Wakes};
 use super::link::{Link, State};
-use super::streams::streams_are_not_carried;
+use super::messages::Messages;
+use super::patience::Patience;
 use crate::call::{CallState, Start};
+use crate::error::{Code, Delivery, Error};
 use crate::incoming::Outcome;
+use crate::peer::WeakPeer;
 use crate::protocol::{Answer, Request};
 
-/// The requests of a connection that wait for a handler, and the threads that run handlers.
+/// Something for a worker to do.
+pub(super) enum Task {
+    /// To run the handler of a call of the other side, unless its time is over.
+    Request { request: Request, deadline: Option<Instant> },
+    /// To send what the stream of a call has.
+    Pump(u64),
+    /// What is not for the watcher.
+    Errand(Errand),
+}
+
+impl Task {
+    pub(super) fn is_request(&self, call: u64) -> bool {
+        matches!(self, Task::Request { request, .. } if request.call == call)
+    }
+}
+
+/// What waits for a worker, and the threads that work.
 #[derive(Default)]
 pub(super) struct Workers {
-    /// Requests, each with the tick in which it was read.
-    queue: VecDeque<(u64, Request)>,
-    /// How many handlers run.
+    /// Tasks, each with the tick in which it came.
+    queue: VecDeque<(u64, Task)>,
+    /// How many handlers and streams run, on whatever thread.
     running: usize,
-    /// How many threads there are, the first included.
+    /// How many workers there are, the first included.
     threads: usize,
     /// How many of them wait for something to do.
     parked: usize,
+    /// How many of them have been called and have not come yet.
+    called: usize,
     tick: u64,
     /// The tick in which the role of reading was given back.
     free_since: u64,
-    /// The tick in which the first of the replies that are not sent was queued.
+    /// The tick in which the first of the frames that are not sent was queued.
     unsent_since: Option<u64>,
 }
 
 impl Workers {
-    pub(super) fn enqueue(&mut self, request: Request) {
-        self.queue.push_back((self.tick, request));
+    pub(super) fn enqueue(&mut self, task: Task) {
+        self.queue.push_back((self.tick, task));
+    }
+
+    /// Takes tasks back that have not begun.
+    pub(super) fn withdraw(&mut self, is_it: impl Fn(&Task) -> bool) {
+        self.queue.retain(|(_, task)| !is_it(task));
     }
 
     pub(super) fn has_queue(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// Whether something is to be done or written that nobody may be at.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.has_queue() || self.unsent_since.is_some()
+    }
+
+    pub(super) fn begin_running(&mut self) {
+        self.running += 1;
+    }
+
+    pub(super) fn end_running(&mut self) {
+        self.running -= 1;
+    }
+
+    /// Notes that something was queued that is to be written in a moment.
+    pub(super) fn note_unsent(&mut self) {
+        self.unsent_since.get_or_insert(self.tick);
+    }
+
+    /// Whether something has waited to be written since before the last tick. It is written now.
+    pub(super) fn take_overdue(&mut self) -> bool {
+        self.unsent_since.take_if(|since| *since < self.tick).is_some()
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -60,6 +113,8 @@ impl Workers {
 
     pub(super) fn next_tick(&mut self) {
         self.tick += 1;
+        // Who has not come by now was called in vain: two calls may wake one.
+        self.called = 0;
     }
 
     /// How many more workers are needed: one for each request that has waited since before the last tick, but not
@@ -69,15 +124,8 @@ impl Workers {
     pub(super) fn help_needed(&self, reader_is_free: bool) -> usize {
         let starved = self.queue.iter().take_while(|(since, _)| *since < self.tick).count();
         let deaf = reader_is_free && self.running > 0 && self.free_since < self.tick;
-        starved.min(self.threads).max(deaf.into())
+        starved.min(self.threads.max(1)).max(deaf.into())
     }
-}
-
-/// What a worker keeps of one call for the next, so that an ordinary one takes no memory.
-#[derive(Default)]
-struct Spare {
-    buffer: Vec<u8>,
-    call: Option<Arc<CallState>>,
 }
 
 impl Link {
@@ -94,26 +142,40 @@ impl Link {
         self.flush_to_the_end();
     }
 
-    /// Does what there is to do, until the connection is over or, but for the first worker, there are more than
-    /// enough of them.
+    /// Does what there is to do, until the connection is over or, but for the first worker of a plugin, there are more
+    /// than enough of them.
     fn work<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
         is_first: bool,
     ) -> MutexGuard<'a, State> {
-        let mut spare = Spare::default();
-        while !state.is_served() {
-            if state.workers.unsent_since.is_some_and(|since| since < state.workers.tick) {
-                state.workers.unsent_since = None;
+        let mut worker = Worker::default();
+        let is_plugin = state.core.is_plugin();
+        // Until when a worker of a host reads, in case there is more to do.
+        let mut linger = Instant::now() + LINGER;
+        loop {
+            if state.is_served() {
+                // What is not a handler is still to be done: a stream may have to learn that it is over.
+                state.workers.withdraw(|task| matches!(task, Task::Request { .. }));
+                if !state.workers.has_queue() {
+                    break;
+                }
+            }
+            if state.workers.take_overdue() {
                 state = self.flush_or_leave(state);
             }
-            if let Some((_, request)) = state.workers.queue.pop_front() {
-                state = self.run_handler(state, request, &mut spare);
+            if let Some((_, task)) = state.workers.queue.pop_front() {
+                state = self.run_task(state, task, &mut worker);
+                if !is_plugin {
+                    linger = Instant::now() + LINGER;
+                }
                 continue;
             }
             state.workers.unsent_since = None;
-            if let Some(mut lead) = Lead::take(self, &mut state, None) {
-                state = self.flush_and_read(state, &mut lead);
+            let may_read = is_plugin || (state.waiters.is_empty() && Instant::now() < linger);
+            if let Some(mut lead) = may_read.then(|| Lead::take(self, &mut state, None)).flatten() {
+                let patience = Patience::until_then((!is_plugin).then_some(linger));
+                state = self.flush_and_read(state, &mut lead, &patience);
                 let mut wakes = Wakes::default();
                 lead.handle_events(&mut state, &mut wakes);
                 let _ = lead.release(&mut state, &mut wakes);
@@ -128,49 +190,140 @@ impl Link {
             if state.workers.has_queue() || state.is_served() {
                 continue;
             }
+            if !is_plugin && state.reader.is_some() && may_read && !state.input_ended {
+                // It has just been given back.
+                continue;
+            }
             if state.workers.parked >= PARKED_AT_MOST && !is_first {
                 break;
             }
             state.workers.parked += 1;
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let timed_out;
+            (state, timed_out) = self.park(state, is_first);
             state.workers.parked -= 1;
+            state.workers.called = state.workers.called.saturating_sub(1);
             // Whoever was busy may have left replies behind.
             state = self.flush_or_leave(state);
+            if timed_out && !state.workers.has_queue() {
+                break;
+            }
+            linger = Instant::now() + LINGER;
         }
         state
+    }
+
+    fn park<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        is_first: bool,
+    ) -> (MutexGuard<'a, State>, bool) {
+        if is_first {
+            return (self.work.wait(state).unwrap_or_else(PoisonError::into_inner), false);
+        }
+        let waited = self.work.wait_timeout(state, PARKED_FOR);
+        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        (state, timeout.timed_out())
+    }
+
+    pub(super) fn run_task<'a>(
+        self: &'a Arc<Self>,
+        state: MutexGuard<'a, State>,
+        task: Task,
+        worker: &mut Worker,
+    ) -> MutexGuard<'a, State> {
+        match task {
+            Task::Request { request, deadline } => {
+                self.run_handler(state, request, deadline, worker)
+            }
+            Task::Pump(call) => self.run_pump(state, call),
+            Task::Errand(errand) => {
+                drop(state);
+                errand.run();
+                self.lock()
+            }
+        }
     }
 
     fn run_handler<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
-        request: Request,
-        spare: &mut Spare,
+        mut request: Request,
+        deadline: Option<Instant>,
+        worker: &mut Worker,
     ) -> MutexGuard<'a, State> {
         let Some(dispatch) = self.dispatch.get() else {
             unreachable!("a side that serves nothing has no methods to call");
         };
         let call = request.call;
-        state.workers.running += 1;
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            let why = "the call's time was over before its handler could start";
+            let error = Error::status(Code::DeadlineExceeded, why, Delivery::NotSent);
+            state.inboxes.remove(&call);
+            state.core.reply(call, Answer::Refused(error));
+            return state;
+        }
+        let messages = request.has_stream.then(|| Messages::of_requests(self.clone(), call));
+        let metadata = request.extra.take().map(|extra| extra.metadata).unwrap_or_default();
+        let start = Start { id: call, link: self, deadline, metadata };
+        let nobody = WeakPeer::default();
+        let peer = self.peer.get().unwrap_or(&nobody);
+        let current = dispatch.begin(worker.call.take(), request.method, start, peer);
+        state.running.insert(call, current.clone());
+        state.workers.begin_running();
         drop(state);
-        let start = Start { id: call, link: self, deadline: None, metadata: Vec::new() };
-        let served = dispatch.begin(spare.call.take(), request.method, start);
-        let buffer = std::mem::take(&mut spare.buffer);
-        let answer = match dispatch.run(request, None, &served, buffer) {
-            Outcome::Answer(answer) => answer,
-            Outcome::Stream(_) => Answer::Failed(streams_are_not_carried()),
-        };
-        spare.call = Some(served);
+        let buffer = std::mem::take(&mut worker.buffer);
+        let outcome = dispatch.run(request, messages, &current, buffer);
         state = self.lock();
-        state.workers.running -= 1;
-        spare.buffer = state.core.reply(call, answer);
-        let tick = state.workers.tick;
-        state.workers.unsent_since.get_or_insert(tick);
+        state.workers.end_running();
+        match outcome {
+            Outcome::Answer(answer) => {
+                state.running.remove(call);
+                worker.buffer = state.core.reply(call, answer);
+                worker.call = Some(current);
+                state.workers.note_unsent();
+                self.note_served(&mut state);
+            }
+            Outcome::Stream(source) => {
+                // If it was cancelled, the pump finds out.
+                if !current.cancel().is_cancelled() {
+                    state.core.begin_responses(call);
+                }
+                self.begin_pump(&mut state, call, source);
+            }
+        }
+        state
+    }
+
+    /// Lets those know who wait for the last call to be answered.
+    pub(super) fn note_served(&self, state: &mut State) {
         if state.workers.running == 0 && state.is_served() {
             self.work.notify_all();
             // A host that said goodbye may leave the pipe open, and somebody reads it.
             self.interrupt.interrupt(&self.input);
         }
-        state
+    }
+
+    /// Sees to it that somebody does what waits to be done, where this thread will not: one more worker for now. If that
+    /// is not enough, the tick brings more.
+    pub(super) fn hire<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        if !state.workers.has_queue() {
+            return state;
+        }
+        self.keep_ticking(&mut state);
+        let workers = &mut state.workers;
+        if workers.called > 0 {
+            return state;
+        }
+        if workers.parked > 0 {
+            workers.called += 1;
+            self.work.notify_one();
+            return state;
+        }
+        self.promote(state, 1);
+        self.lock()
     }
 
     /// Gets that many more workers going, as far as the limit on calls allows.
@@ -184,6 +337,7 @@ impl Link {
         let room = at_most.saturating_sub(state.workers.threads);
         let made = if state.is_served() { 0 } else { (help - woken).min(room) };
         state.workers.threads += made;
+        state.workers.called += woken + made;
         drop(state);
         for _ in 0..woken {
             self.work.notify_one();
@@ -191,21 +345,38 @@ impl Link {
         for made_before in 0..made {
             let link = self.clone();
             let work = move || {
-                let mut state = link.work(link.lock(), false);
+                let mut state = link.lock();
+                state.workers.called = state.workers.called.saturating_sub(1);
+                state = link.work(state, false);
                 state.workers.threads -= 1;
             };
             let name = "plug-worker".to_owned();
             if std::thread::Builder::new().name(name).spawn(work).is_err() {
                 // The slow handlers delay the others until the next tick tries again.
-                self.lock().workers.threads -= made - made_before;
+                let mut state = self.lock();
+                state.workers.threads -= made - made_before;
+                state.workers.called -= made - made_before;
                 return;
             }
         }
     }
 }
 
-/// How many workers wait for something to do. More than that end.
+/// What a worker keeps from one handler to the next.
+#[derive(Default)]
+pub(super) struct Worker {
+    /// For responses.
+    buffer: Vec<u8>,
+    call: Option<Arc<CallState>>,
+}
+
+/// How many workers wait for something to do, and how long. More than that end, and after that.
 const PARKED_AT_MOST: usize = 8;
+const PARKED_FOR: Duration = Duration::from_secs(1);
+
+/// How long a worker of a host reads after it has done something: a plugin that calls again and again is answered
+/// without a detour over the watcher, which costs 2 ms.
+const LINGER: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
@@ -214,7 +385,8 @@ mod tests {
     fn with_requests(threads: usize, requests: u64) -> Workers {
         let mut workers = Workers { threads, ..Workers::default() };
         for call in 1..=requests {
-            workers.enqueue(Request { call, method: 1, message: bytes::Bytes::new() });
+            let request = Request { call, method: 1, ..Request::default() };
+            workers.enqueue(Task::Request { request, deadline: None });
         }
         workers
     }

@@ -5,8 +5,6 @@
 //! the host's subscribers want ([`wanted_level`]) travels the other way.
 //!
 //! Without the feature `tracing`, `off.rs` takes the place of this module, so that the driver need not care.
-#![expect(dead_code, reason = "the driver does not carry log frames yet")]
-#![cfg_attr(not(test), expect(unused_imports, reason = "as above"))]
 
 mod event;
 mod fields;

@@ -1,5 +1,4 @@
 //! Log records without the feature `tracing`: there are none. See `mod.rs` for what each of these is.
-#![expect(dead_code, reason = "the driver does not carry log frames yet")]
 
 use std::time::Duration;
 

@@ -73,6 +73,8 @@ pub(crate) struct Settings {
     pub(crate) config: Option<Vec<u8>>,
     /// What the host offers to the plugin.
     pub(crate) offers: Vec<Offers>,
+    /// Whether what it prints becomes log events.
+    pub(crate) trace_stderr: bool,
 }
 
 #[derive(Debug)]
@@ -102,6 +104,7 @@ impl Command {
                 timeout: None,
                 config: None,
                 offers: Vec::new(),
+                trace_stderr: false,
             },
         }
     }
@@ -163,6 +166,15 @@ impl Command {
     /// the same breaks the protocol.
     pub fn max_message(mut self, bytes: usize) -> Command {
         self.settings.max_message = bytes.max(1);
+        self
+    }
+
+    /// Makes a `tracing` event of each line that the plugin prints, on stderr or with `println!`: at level INFO, with the
+    /// target `plug::stderr` and the field `plugin`. Default: no. [`Peer::stderr_lines`](crate::Peer::stderr_lines) has
+    /// them in any case.
+    #[cfg(feature = "tracing")]
+    pub fn trace_stderr(mut self, trace: bool) -> Command {
+        self.settings.trace_stderr = trace;
         self
     }
 

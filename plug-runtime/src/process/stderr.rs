@@ -1,17 +1,20 @@
 //! What a plugin prints: read all the time, so that it never blocks; the end of it kept for errors.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::log::Lines;
 use crate::sys::pipe;
 
 /// The last 64 KiB that a plugin printed.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Tail {
     state: Mutex<State>,
     grown: Condvar,
+    /// Makes log events of the lines, where the host wants that.
+    events: Option<Mutex<Lines>>,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +34,11 @@ pub(crate) enum Fill {
 }
 
 impl Tail {
+    /// What a plugin prints, and whether its lines become log events.
+    pub(crate) fn new(events: Option<Lines>) -> Tail {
+        Tail { events: events.map(Mutex::new), ..Tail::default() }
+    }
+
     /// Takes what is in the pipe now, up to 64 KiB. The pipe does not block.
     pub(crate) fn fill(&self, stderr: &OwnedFd) -> Fill {
         let mut buffer = [0; 16 << 10];
@@ -51,6 +59,7 @@ impl Tail {
     pub(crate) fn end(&self) {
         self.lock().ended = true;
         self.grown.notify_all();
+        self.log(Lines::end);
     }
 
     /// The lines kept, control characters escaped.
@@ -73,10 +82,23 @@ impl Tail {
         state.start += excess as u64;
         drop(state);
         self.grown.notify_all();
+        self.log(|lines| lines.push(bytes));
+    }
+
+    fn log(&self, act: impl FnOnce(&mut Lines)) {
+        if let Some(events) = &self.events {
+            act(&mut events.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Tail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tail").field("state", &self.state).finish_non_exhaustive()
     }
 }
 

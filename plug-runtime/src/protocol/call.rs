@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::FRAGMENT;
+use super::event::Request;
+use super::flow::Inflow;
 use super::outbox::SentAt;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -14,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// A connection that carries one call at a time, as most do most of the time, does not come to the
 /// map: that is worth 5 % of the instructions of a call.
 #[derive(Debug)]
-pub(super) struct ById<T> {
+pub(crate) struct ById<T> {
     one: Option<(u64, T)>,
     others: HashMap<u64, T, BuildHasherDefault<IdHasher>>,
 }
@@ -26,19 +29,22 @@ impl<T> Default for ById<T> {
 }
 
 impl<T> ById<T> {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         usize::from(self.one.is_some()) + self.others.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.one.is_none() && self.others.is_empty()
-    }
-
-    pub(super) fn contains(&self, id: u64) -> bool {
+    pub(crate) fn contains(&self, id: u64) -> bool {
         self.one.as_ref().is_some_and(|(one, _)| *one == id) || self.others.contains_key(&id)
     }
 
-    pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut T> {
+    pub(crate) fn get(&self, id: u64) -> Option<&T> {
+        match &self.one {
+            Some((one, value)) if *one == id => Some(value),
+            _ => self.others.get(&id),
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut T> {
         match &mut self.one {
             Some((one, value)) if *one == id => Some(value),
             _ => self.others.get_mut(&id),
@@ -46,7 +52,7 @@ impl<T> ById<T> {
     }
 
     /// Adds a call that is not there.
-    pub(super) fn insert(&mut self, id: u64, value: T) {
+    pub(crate) fn insert(&mut self, id: u64, value: T) {
         debug_assert!(!self.contains(id), "ids are never reused");
         if self.one.is_none() {
             self.one = Some((id, value));
@@ -55,7 +61,7 @@ impl<T> ById<T> {
         }
     }
 
-    pub(super) fn remove(&mut self, id: u64) -> Option<T> {
+    pub(crate) fn remove(&mut self, id: u64) -> Option<T> {
         match self.one.take_if(|(one, _)| *one == id) {
             Some((_, value)) => Some(value),
             None if self.others.is_empty() => None,
@@ -63,20 +69,28 @@ impl<T> ById<T> {
         }
     }
 
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        self.one.take_if(|(_, value)| !keep(value));
-        self.others.retain(|_, value| keep(value));
+    /// The ids of the calls for which something holds, in their order.
+    pub(crate) fn ids_where(&self, mut holds: impl FnMut(&T) -> bool) -> Vec<u64> {
+        let one = self.one.iter().map(|(id, value)| (id, value));
+        let all = one.chain(&self.others);
+        let mut ids: Vec<u64> = all.filter(|(_, value)| holds(value)).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// Takes everything, in the order of the ids.
-    pub(super) fn drain(&mut self) -> Vec<(u64, T)> {
+    pub(crate) fn drain(&mut self) -> Vec<(u64, T)> {
         let mut all: Vec<_> = self.one.take().into_iter().chain(self.others.drain()).collect();
         all.sort_unstable_by_key(|(id, _)| *id);
         all
     }
 
+    pub(crate) fn keys(&self) -> impl Iterator<Item = u64> {
+        self.one.iter().map(|(id, _)| *id).chain(self.others.keys().copied())
+    }
+
     #[cfg(test)]
-    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.one.iter().map(|(_, value)| value).chain(self.others.values())
     }
 }
@@ -108,26 +122,52 @@ impl Hasher for IdHasher {
 /// A call that this side made and that has not ended.
 ///
 /// ```text
-/// open ──▶ Waiting ──message──▶ Waiting (with part of the response) ──end──▶ gone, one Event::Reply
-///             └──────────────────────── connection over ───────────────────▶ gone, one Event::Reply
+/// open ──▶ Waiting ──message──▶ Waiting ──end──▶ gone, one Event::Reply
+///             ├──────── connection over ───────▶ gone, one Event::Reply
+///             └── cancel or deadline: one Event::Reply ──▶ Abandoned ──end──▶ gone
 /// ```
 #[derive(Debug)]
 pub(super) struct Made {
-    /// Where its request ends in what this side sends.
+    /// Where its first frame begins in what this side sends.
+    pub(super) begins_at: u64,
+    /// Where its request ends there.
     pub(super) sent_at: SentAt,
+    /// Whether its caller has its outcome and wants no other. It counts until the other side has ended it.
+    pub(super) is_abandoned: bool,
+    pub(super) deadline: Option<Instant>,
+    /// What has arrived of a response that is no stream.
     pub(super) response: Assembly,
+    pub(super) responses: Option<Box<Inflow>>,
+    /// Whether its first frame is its only one.
+    pub(super) is_one_frame: bool,
 }
 
 /// A call that the other side made, from its first frame to our `end`.
 ///
 /// ```text
 /// open ──last fragment──▶ Running (one Event::Request) ──reply──▶ gone
-///   └──▶ Arriving ──message …──▲
+///   └──▶ Arriving ──message …──▲                          └──▶ Draining ──half-close──▶ gone
 /// ```
+///
+/// A call with a stream of requests is Running from the start, and Draining where it is answered before that stream
+/// has ended: what is still on its way must be counted.
 #[derive(Debug)]
-pub(super) enum Served {
-    Arriving { method: u32, request: Assembly },
+pub(super) struct Served {
+    pub(super) phase: Phase,
+    pub(super) requests: Option<Box<Inflow>>,
+    /// Whether its caller has cancelled it, and its handler has not answered yet.
+    pub(super) is_cancelled: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The request is not complete.
+    Arriving {
+        request: Request,
+        message: Assembly,
+    },
     Running,
+    Draining,
 }
 
 /// A message of which the first fragments have arrived.
@@ -190,19 +230,23 @@ impl Assembly {
         Ok(is_last.then(|| Bytes::from(std::mem::take(&mut self.bytes))))
     }
 
+    /// Whether a first fragment has arrived, and more must follow.
+    pub(super) fn has_begun(&self) -> bool {
+        self.total != 0
+    }
+
+    /// How many bytes have not arrived of the message that has begun.
+    pub(super) fn rest(&self) -> u64 {
+        self.total - self.bytes.len() as u64
+    }
+
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.bytes.capacity()
     }
-
-    /// Whether a first fragment has arrived.
-    #[cfg(test)]
-    pub(super) fn has_begun(&self) -> bool {
-        self.total != 0
-    }
 }
 
-fn broken(what: &str) -> Error {
+pub(super) fn broken(what: &str) -> Error {
     Error::of_kind(ErrorKind::Protocol, what)
 }
 

@@ -1,29 +1,28 @@
 //! The state machine of one side of one pipe pair.
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Instant;
 
-use bytes::Bytes;
-use prost::Message;
-
-use super::call::{Assembly, ById, Made, Served};
-use super::frame::{Frame, flag, kind, within_frame};
-use super::hello::Hello;
-use super::outbox::{Outbox, SentAt};
+use super::Side;
+use super::call::{ById, Made, Phase, Served};
+use super::event::Event;
+use super::flow::{Budget, Window};
+use super::hello::{Features, Hello};
+use super::outbox::{Outbox, Progress};
 use super::splitter::Splitter;
-use super::{FRAGMENT, Side};
-use crate::error::{Delivery, Error, ErrorKind, Result};
+use crate::error::{Delivery, Error, ErrorKind};
 
 /// One side of a connection. It has four families of methods:
 ///
-/// - **look**: `peer`, `own`, `failure`, `is_leaving`, `has_output`, `can_open`, …
-/// - **input**: `handle_bytes`, `handle_eof`, `handle_written`, `handle_timeout`
-/// - **commands**: `accept`, `refuse`, `open`, `reply`, `goodbye`, `close`
-/// - **output**: `poll_output`, `poll_event`, `poll_timeout`
+/// - **look**: `peer`, `own`, `features`, `failure`, `is_leaving`, `has_output`, `can_open`, …
+/// - **input**: `handle_bytes`, `handle_eof`, `handle_written`, `handle_writing`, `handle_timeout`
+/// - **commands** (in `command.rs`): `accept`, `refuse`, `ready`, `open`, `send`, `end_requests`, `consume`,
+///   `discard`, `reply`, `begin_responses`, `finish`, `cancel`, `ping`, `log`, `goodbye`, `close`
+/// - **output**: `poll_output`, `poll_event`, `poll_room`, `poll_timeout`
 ///
-/// After any input or command, a driver drains the output, then the events, then asks for the
-/// time-out. The order of frames on the wire is the order of the commands, but for long messages,
-/// whose fragments let others pass.
+/// After any input or command, a driver drains the output, then the events and the streams that have
+/// room, then asks for the time-out. The order of frames on the wire is the order of the commands, but for long messages and
+/// streams, whose fragments let others pass.
 ///
 /// ```text
 ///            handle_bytes: the other's hello fits        goodbye, either way
@@ -33,64 +32,44 @@ use crate::error::{Delivery, Error, ErrorKind, Result};
 pub(crate) struct Connection {
     pub(super) side: Side,
     pub(super) own: Hello,
+    /// Whether the requests of each method that this side serves are a stream, by number.
+    takes_stream: Vec<bool>,
     pub(super) peer: Option<Hello>,
-    /// When the other side's hello must be there.
+    pub(super) features: Features,
+    /// When the other side's hello must be there, and where there is one, its ready.
     pub(super) greet_by: Option<Instant>,
     /// Whether the preamble of this side was queued: the host's at once, the plugin's when it accepts.
     pub(super) greeted: bool,
+    /// Whether the plugin can be called.
+    pub(super) is_ready: bool,
     pub(super) splitter: Splitter,
     pub(super) outbox: Outbox,
     pub(super) events: VecDeque<Event>,
+    /// Streams that can be sent again. Apart from the events, since sending brings them about as well.
+    pub(super) rooms: VecDeque<u64>,
     /// Calls of this side, by id.
     pub(super) made: ById<Made>,
     pub(super) next_call: u64,
+    /// Those of them that have a deadline, in the order of these.
+    pub(super) deadlines: BTreeSet<(Instant, u64)>,
     /// Calls of the other side, by id.
     pub(super) served: ById<Served>,
     pub(super) last_served: u64,
+    /// How many of them are answered and only wait for the end of their requests.
+    pub(super) draining: usize,
+    /// What all streams together may bring.
+    pub(super) window: Window,
+    /// Memory for long messages: those that are no streams, and those of streams. Apart, since a stream that nobody
+    /// reads holds on to it.
+    pub(super) budget: Budget,
+    pub(super) stream_budget: Budget,
+    /// How many bytes of frames have arrived that did nothing, and since when they are counted.
+    pub(super) idle_bytes: u64,
+    pub(super) idle_since: Option<Instant>,
     /// Whether one of the sides said goodbye, and why.
     pub(super) leaving: Option<Error>,
     pub(super) failure: Option<Error>,
     pub(super) is_output_void: bool,
-}
-
-/// What happened, for a driver to act on.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// The other side's hello has arrived and fits: [`Connection::peer`] has it.
-    Greeted,
-    /// The other side calls a method of this side.
-    Request(Request),
-    /// A call of this side has ended.
-    Reply { call: u64, outcome: Result<Bytes> },
-    /// The other side wants no more calls.
-    Goodbye(Goodbye),
-}
-
-/// A call to this side, to be answered with [`Connection::reply`].
-#[derive(Debug)]
-pub(crate) struct Request {
-    pub(crate) call: u64,
-    /// The place of the method in this side's hello, counted from 1.
-    pub(crate) method: u32,
-    pub(crate) message: Bytes,
-}
-
-/// What becomes of a [`Request`].
-#[derive(Debug)]
-pub(crate) enum Answer {
-    /// The encoded response.
-    Response(Vec<u8>),
-    /// The handler ran and failed.
-    Failed(Error),
-    /// The handler was not started.
-    Refused(Error),
-}
-
-/// What a goodbye says.
-#[derive(Debug)]
-pub(crate) struct Goodbye {
-    /// How long the sender waits for calls under way before it ends the connection by force.
-    pub(crate) grace: Option<Duration>,
 }
 
 impl Connection {
@@ -101,17 +80,33 @@ impl Connection {
     pub(crate) fn new(side: Side, own: Hello, greet_by: Option<Instant>) -> Connection {
         let mut connection = Connection {
             side,
+            window: Window::new(own.connection_window),
+            takes_stream: own
+                .services
+                .iter()
+                .flat_map(|service| &service.methods)
+                .map(|method| method.streams_requests)
+                .collect(),
             own,
             peer: None,
+            features: Features::default(),
             greet_by,
             greeted: false,
+            is_ready: false,
             splitter: Splitter::new(side.other()),
             outbox: Outbox::default(),
             events: VecDeque::new(),
+            rooms: VecDeque::new(),
             made: ById::default(),
             next_call: if side == Side::Host { 1 } else { 2 },
+            deadlines: BTreeSet::new(),
             served: ById::default(),
             last_served: 0,
+            draining: 0,
+            budget: Budget::new(REASSEMBLY),
+            stream_budget: Budget::new(REASSEMBLY),
+            idle_bytes: 0,
+            idle_since: None,
             leaving: None,
             failure: None,
             is_output_void: false,
@@ -134,6 +129,16 @@ impl Connection {
         &self.own
     }
 
+    /// What both sides can do, once the other side's hello has arrived.
+    pub(crate) fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Whether the plugin can be called.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
     /// Why the connection is over, if it is.
     pub(crate) fn failure(&self) -> Option<&Error> {
         self.failure.as_ref()
@@ -142,6 +147,16 @@ impl Connection {
     /// Whether one of the sides has said goodbye.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.is_some()
+    }
+
+    /// Whether this is the side that was started.
+    pub(crate) fn is_plugin(&self) -> bool {
+        self.side == Side::Plugin
+    }
+
+    /// How many bytes of frames wait to be taken by [`poll_output`](Self::poll_output), besides what is in turns.
+    pub(crate) fn queued(&self) -> usize {
+        self.outbox.ready_len()
     }
 
     /// Whether [`poll_output`](Self::poll_output) has something.
@@ -155,10 +170,16 @@ impl Connection {
         self.is_output_void
     }
 
-    /// Whether the other side takes one more call now.
+    /// Whether the other side takes one more call now, or says at once why not.
     pub(crate) fn can_open(&self) -> bool {
         let limit = self.peer.as_ref().map_or(0, |peer| peer.max_calls as usize);
-        limit == 0 || self.made.len() < limit
+        let taken = self.made.len() + self.outbox.voids();
+        limit == 0 || taken < limit || self.leaving.is_some()
+    }
+
+    /// Whether a call of this side has not ended, nor been given up.
+    pub(crate) fn is_wanted(&self, call: u64) -> bool {
+        self.made.get(call).is_some_and(|made| !made.is_abandoned)
     }
 
     /// How many calls of this side have not ended.
@@ -169,7 +190,7 @@ impl Connection {
 
     /// How many calls of the other side have not been answered.
     pub(crate) fn calls_served(&self) -> usize {
-        self.served.len()
+        self.served.len() - self.draining
     }
 
     /// Whether what has arrived ends inside a frame.
@@ -196,7 +217,9 @@ impl Connection {
     /// Notes that the operating system took `bytes` of what `poll_output` gave. Until then a call counts
     /// as not sent.
     pub(crate) fn handle_written(&mut self, bytes: usize) {
-        self.outbox.written(bytes);
+        for _ in 0..self.outbox.written(bytes) {
+            self.events.push_back(Event::Freed);
+        }
     }
 
     /// Notes that nothing more will arrive, and ends the connection for that reason.
@@ -208,12 +231,16 @@ impl Connection {
         if let Some(leaving) = self.leaving.as_ref().filter(|_| is_whole) {
             let error = leaving.duplicate().with_delivery(Delivery::MayHaveRun);
             // What the other side has not sent to its end never comes.
-            self.served.retain(|served| matches!(served, Served::Running));
-            if !self.served.is_empty() {
-                for (call, _) in self.made.drain() {
+            self.end_unfinished_requests(&error);
+            if self.calls_served() > 0 {
+                for (call, made) in self.made.drain() {
                     self.outbox.forget(call);
-                    self.events.push_back(Event::Reply { call, outcome: Err(error.duplicate()) });
+                    if !made.is_abandoned {
+                        let outcome = Err(error.duplicate());
+                        self.events.push_back(Event::Reply { call, outcome });
+                    }
                 }
+                self.deadlines.clear();
                 return;
             }
         }
@@ -227,150 +254,55 @@ impl Connection {
         self.close(&error);
     }
 
+    fn end_unfinished_requests(&mut self, error: &Error) {
+        let unfinished: Vec<u64> = self.served.ids_where(|served| match served.phase {
+            Phase::Running => served.requests.as_ref().is_some_and(|requests| !requests.has_ended),
+            Phase::Arriving { .. } | Phase::Draining => true,
+        });
+        for call in unfinished {
+            let Some(served) = self.served.get_mut(call) else { continue };
+            if let (Phase::Running, Some(requests)) = (&served.phase, &mut served.requests) {
+                requests.discard();
+                requests.has_ended = true;
+                let result = Err(error.duplicate());
+                self.events.push_back(Event::RequestsEnded { call, result });
+            } else {
+                self.remove_served(call);
+            }
+        }
+    }
+
     /// Notes that the operating system is about to take up to `bytes` more, until the next `handle_writing(0)`:
     /// if the connection is closed meanwhile, the calls in them may have been sent.
     pub(crate) fn handle_writing(&mut self, bytes: usize) {
         self.outbox.writing(bytes);
     }
 
-    /// Ends the connection if the other side's hello is overdue.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        if self.greet_by.is_some_and(|by| by <= now) && self.peer.is_none() {
-            let message = "it did not say hello in time: is it a plugin, and did it read stdin before plug::run? If it is slow to start, raise Command::start_timeout";
+    /// Ends the connection if the other side's hello is overdue, and calls whose deadline has passed. `taken` is what
+    /// [`cancel`](Self::cancel) needs.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, taken: &mut [u8]) {
+        if self.greet_by.is_some_and(|by| by <= now) && !self.is_greeting_complete() {
+            let message = if self.peer.is_some() {
+                "it said hello, but did not become ready in time. If its start takes long, raise Command::start_timeout"
+            } else {
+                "it did not say hello in time: is it a plugin, and did it read stdin before plug::run? If it is slow to start, raise Command::start_timeout"
+            };
             self.close(&Error::of_kind(ErrorKind::Handshake, message));
         }
-    }
-
-    // ---- commands
-
-    /// Sends this side's preamble and hello.
-    ///
-    /// A side that states no limit for messages takes over the other's: a plugin has no reason to receive
-    /// less than its host sends.
-    pub(crate) fn accept(&mut self) {
-        if let (0, Some(peer)) = (self.own.max_message, &self.peer) {
-            self.own.max_message = peer.max_message;
+        while let Some(&(deadline, call)) = self.deadlines.first() {
+            if deadline > now {
+                break;
+            }
+            let error = Error::of_kind(ErrorKind::Deadline, "the call did not end in time");
+            self.cancel(call, &error, taken);
+            self.deadlines.remove(&(deadline, call));
         }
-        let hello = self.own.encode_to_vec();
-        self.greet(&Frame { kind: kind::HELLO, payload: &hello, ..Frame::default() });
-    }
-
-    /// Sends this side's preamble and an error in place of the hello, and ends the connection.
-    pub(crate) fn refuse(&mut self, error: &Error) {
-        self.greet(&Frame {
-            kind: kind::GOODBYE,
-            code: error.code() as u32,
-            message: &within_frame(&error.flattened()),
-            ..Frame::default()
-        });
-        self.close(error);
-    }
-
-    /// Starts a call and returns its id. Exactly one [`Event::Reply`] follows.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::TooLarge`] if the other side does not receive messages of that size, and why the
-    /// connection is over if it is. Nothing was sent, and no event follows.
-    pub(crate) fn open(&mut self, method: u32, request: &impl Message) -> Result<u64> {
-        if let Some(error) = self.failure.as_ref().or(self.leaving.as_ref()) {
-            return Err(error.duplicate());
+        // Answers to pings that nobody reads must not pile up, a little each second.
+        let is_read = !self.outbox.is_congested();
+        if is_read && self.idle_since.is_none_or(|since| now.duration_since(since) >= IDLE_PERIOD) {
+            self.idle_since = Some(now);
+            self.idle_bytes = 0;
         }
-        let len = request.encoded_len();
-        self.check_size("request", len)?;
-        let call = self.next_call;
-        self.next_call += 2;
-        let open = Frame { kind: kind::OPEN, call, method, ..Frame::default() };
-        let sent_at = if len <= FRAGMENT {
-            let open = Frame { flags: flag::LAST | flag::HALF_CLOSE, ..open };
-            self.outbox.push_with(&open, len, |out| request.encode_raw(out))
-        } else {
-            let last =
-                Frame { kind: kind::MESSAGE, call, flags: flag::HALF_CLOSE, ..Frame::default() };
-            self.outbox.push_long(open, last, Bytes::from(request.encode_to_vec()));
-            SentAt::Unfinished
-        };
-        self.made.insert(call, Made { sent_at, response: Assembly::default() });
-        Ok(call)
-    }
-
-    /// Answers a call of the other side. An answer that is too late is dropped. Returns the buffer of a response
-    /// that was copied out of it, empty, to be used for the next one.
-    pub(crate) fn reply(&mut self, call: u64, answer: Answer) -> Vec<u8> {
-        if self.served.remove(call).is_none() || self.failure.is_some() {
-            return Vec::new();
-        }
-        match answer {
-            Answer::Response(response) => return self.respond(call, response),
-            Answer::Failed(error) => self.end_with(call, &error, 0),
-            Answer::Refused(error) => self.end_with(call, &error, flag::NOT_STARTED),
-        }
-        Vec::new()
-    }
-
-    fn respond(&mut self, call: u64, mut response: Vec<u8>) -> Vec<u8> {
-        if let Err(error) = self.check_size("response", response.len()) {
-            self.end_with(call, &error, 0);
-            return Vec::new();
-        }
-        let end = Frame { kind: kind::END, call, ..Frame::default() };
-        if response.len() <= FRAGMENT {
-            self.outbox.push(&Frame { flags: flag::LAST, payload: &response, ..end });
-            response.clear();
-            return response;
-        }
-        let first = Frame { kind: kind::MESSAGE, call, ..Frame::default() };
-        self.outbox.push_long(first, end, Bytes::from(response));
-        Vec::new()
-    }
-
-    fn end_with(&mut self, call: u64, error: &Error, flags: u32) {
-        let message = error.flattened();
-        self.outbox.push(&Frame {
-            kind: kind::END,
-            call,
-            flags,
-            code: error.code() as u32,
-            message: &within_frame(&message),
-            ..Frame::default()
-        });
-    }
-
-    /// Says goodbye: no new calls either way, those under way may end within `grace`.
-    pub(crate) fn goodbye(&mut self, grace: Duration) {
-        if self.leaving.is_some() || self.failure.is_some() {
-            return;
-        }
-        self.outbox.push(&Frame {
-            kind: kind::GOODBYE,
-            timeout_us: u64::try_from(grace.as_micros()).unwrap_or(u64::MAX),
-            ..Frame::default()
-        });
-        self.leaving =
-            Some(Error::of_kind(ErrorKind::Shutdown, "the plugin was stopped by its host"));
-    }
-
-    /// Ends the connection: every call that has not ended fails with `error`, which learns whether
-    /// the call was sent. A call that was not is not sent any more: see
-    /// [`is_output_void`](Self::is_output_void).
-    pub(crate) fn close(&mut self, error: &Error) {
-        if self.failure.is_none() {
-            self.failure = Some(error.duplicate());
-        }
-        let mut all_were_sent = true;
-        for (call, made) in self.made.drain() {
-            self.outbox.forget(call);
-            let was_sent = self.outbox.was_sent(made.sent_at);
-            all_were_sent &= was_sent;
-            let delivery = if was_sent { Delivery::MayHaveRun } else { Delivery::NotSent };
-            let outcome = Err(error.duplicate().with_delivery(delivery));
-            self.events.push_back(Event::Reply { call, outcome });
-        }
-        if !all_were_sent {
-            self.outbox.discard();
-            self.is_output_void = true;
-        }
-        self.served = ById::default();
     }
 
     // ---- output
@@ -378,11 +310,20 @@ impl Connection {
     /// Moves the next bytes to send into `out`, which must be empty; nothing if there are none.
     pub(crate) fn poll_output(&mut self, out: &mut Vec<u8>) {
         let made = &mut self.made;
-        self.outbox.take(out, |call, at| {
-            if let Some(made) = made.get_mut(call) {
-                made.sent_at = at;
+        let rooms = &mut self.rooms;
+        self.outbox.take(out, |progress| match progress {
+            Progress::Finished(call, at) => {
+                if let Some(made) = made.get_mut(call) {
+                    made.sent_at = at;
+                }
             }
+            Progress::Room(call) => rooms.push_back(call),
         });
+    }
+
+    /// The next stream that could take no more messages, and can.
+    pub(crate) fn poll_room(&mut self) -> Option<u64> {
+        self.rooms.pop_front()
     }
 
     /// The next event.
@@ -392,7 +333,12 @@ impl Connection {
 
     /// When `handle_timeout` wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.greet_by.filter(|_| self.peer.is_none() && self.failure.is_none())
+        if self.failure.is_some() {
+            return None;
+        }
+        let greet_by = self.greet_by.filter(|_| !self.is_greeting_complete());
+        let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
+        greet_by.into_iter().chain(deadline).min()
     }
 
     // ---- helpers
@@ -400,36 +346,53 @@ impl Connection {
     /// How many bytes of incomplete frames and messages are held.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        let requests = self.served.values().filter_map(|served| match served {
-            Served::Arriving { request, .. } => Some(request),
-            Served::Running => None,
+        let requests = self.served.values().map(|served| {
+            let unary = match &served.phase {
+                Phase::Arriving { message, .. } => message.held(),
+                Phase::Running | Phase::Draining => 0,
+            };
+            unary + served.requests.as_ref().map_or(0, |requests| requests.held())
         });
-        let responses = self.made.values().map(|made| &made.response);
-        self.splitter.held() + requests.chain(responses).map(Assembly::held).sum::<usize>()
+        let responses = self.made.values().map(|made| {
+            made.response.held() + made.responses.as_ref().map_or(0, |responses| responses.held())
+        });
+        self.splitter.held() + requests.sum::<usize>() + responses.sum::<usize>()
     }
 
-    fn greet(&mut self, frame: &Frame<'_>) {
-        self.greeted = true;
-        self.outbox.push_raw(self.side.preamble());
-        self.outbox.push(frame);
+    /// Whether the requests of a method that this side serves are a stream.
+    pub(super) fn takes_stream(&self, method: u32) -> bool {
+        let index = (method as usize).checked_sub(1);
+        index.and_then(|index| self.takes_stream.get(index)).is_some_and(|takes| *takes)
     }
 
-    fn check_size(&self, what: &str, len: usize) -> Result<()> {
-        let (limit, whose) = match &self.peer {
-            Some(peer) => {
-                let theirs = peer.message_limit();
-                let ours = self.own.message_limit();
-                if theirs <= ours { (theirs, "the receiver's") } else { (ours, "this side's") }
-            }
-            None => return Err(broken("a call before the hello")),
-        };
-        if len as u64 <= limit {
-            return Ok(());
+    fn is_greeting_complete(&self) -> bool {
+        self.peer.is_some() && (self.is_ready || self.side == Side::Plugin)
+    }
+
+    pub(super) fn remove_made(&mut self, call: u64) -> Option<Made> {
+        let made = self.made.remove(call)?;
+        if let Some(deadline) = made.deadline {
+            self.deadlines.remove(&(deadline, call));
         }
-        Err(Error::of_kind(
-            ErrorKind::TooLarge,
-            format!("the {what} has {len} bytes; {whose} limit is {limit}"),
-        ))
+        self.forget_arriving(call);
+        Some(made)
+    }
+
+    pub(super) fn remove_served(&mut self, call: u64) -> Option<Served> {
+        let served = self.served.remove(call)?;
+        if let Phase::Draining = served.phase {
+            self.draining -= 1;
+        }
+        self.forget_arriving(call);
+        Some(served)
+    }
+
+    pub(super) fn forget_arriving(&mut self, call: u64) {
+        if !self.budget.is_quiet() || !self.stream_budget.is_quiet() {
+            self.budget.forget(call);
+            self.stream_budget.forget(call);
+            self.admit_waiting();
+        }
     }
 
     /// Closes with an error in what arrived, and says where that was.
@@ -448,6 +411,10 @@ impl Connection {
     }
 }
 
-pub(super) fn broken(what: &str) -> Error {
-    Error::of_kind(ErrorKind::Protocol, what)
-}
+pub(super) use super::call::broken;
+
+/// Memory for long messages that have begun to arrive, in bytes. One is admitted in any case.
+const REASSEMBLY: u64 = 64 << 20;
+
+/// How long frames that do nothing are counted together.
+const IDLE_PERIOD: std::time::Duration = std::time::Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Side, VERSIONS};
+use super::{CONNECTION_WINDOW, STREAM_WINDOW, Side, VERSIONS};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The payload of the first frame of each side: `Hello` of `frame.proto`.
@@ -33,12 +33,35 @@ pub(crate) struct Hello {
     /// What the sender cannot do without.
     #[prost(string, repeated, tag = "10")]
     pub(crate) required: Vec<String>,
+    /// What the other side may send at first: in each stream, and in all together.
+    #[prost(uint64, tag = "11")]
+    pub(crate) stream_window: u64,
+    #[prost(uint64, tag = "12")]
+    pub(crate) connection_window: u64,
     /// Of a host: a message for the plugin to start with.
     #[prost(message, optional, tag = "13")]
     pub(crate) config: Option<Config>,
     /// What the program says about itself.
     #[prost(message, repeated, tag = "14")]
     pub(crate) attributes: Vec<Pair>,
+    /// The least important log records that the host wants.
+    #[prost(int32, tag = "15")]
+    pub(crate) level: i32,
+}
+
+/// Which features are in use: those that both hellos list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features {
+    /// Streams, which need credit and cancel.
+    pub(crate) streams: bool,
+    pub(crate) credit: bool,
+    pub(crate) cancel: bool,
+    pub(crate) deadline: bool,
+    pub(crate) within: bool,
+    pub(crate) metadata: bool,
+    pub(crate) ping: bool,
+    pub(crate) ready: bool,
+    pub(crate) log: bool,
 }
 
 /// A message for a plugin to start with.
@@ -101,6 +124,33 @@ impl Hello {
         }
     }
 
+    /// The same hello, of a side that has the features which this runtime always has, and `more`.
+    pub(crate) fn with_features(mut self, more: &[&str]) -> Hello {
+        self.features = FEATURES.iter().chain(more).map(|&name| name.to_owned()).collect();
+        self.stream_window = STREAM_WINDOW;
+        self.connection_window = CONNECTION_WINDOW;
+        self
+    }
+
+    /// What both sides can do.
+    pub(crate) fn features_with(&self, peer: &Hello) -> Features {
+        let both = |name: &str| {
+            [self, peer].iter().all(|hello| hello.features.iter().any(|feature| feature == name))
+        };
+        let (credit, cancel) = (both("credit"), both("cancel"));
+        Features {
+            streams: credit && cancel && both("streams"),
+            credit,
+            cancel,
+            deadline: both("deadline"),
+            within: both("within"),
+            metadata: both("metadata"),
+            ping: both("ping"),
+            ready: both("ready"),
+            log: both("log"),
+        }
+    }
+
     /// Whether `self`, the hello of `side`, and `peer`, that of the other, can talk.
     pub(super) fn check(&self, side: Side, peer: &Hello) -> Result<()> {
         let highest = self.version_max.min(peer.version_max);
@@ -145,6 +195,10 @@ impl Hello {
         (1..).zip(all).find(|(_, (s, m))| s.name == service && m.name == method).map(|(n, _)| n)
     }
 }
+
+/// The features that this runtime always has.
+const FEATURES: [&str; 8] =
+    ["streams", "credit", "cancel", "deadline", "within", "metadata", "ping", "ready"];
 
 fn versions(hello: &Hello) -> String {
     if hello.version_min == hello.version_max {

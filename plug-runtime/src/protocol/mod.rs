@@ -6,7 +6,10 @@
 //! normative description of what is implemented here.
 
 mod call;
+mod command;
 mod connection;
+mod event;
+mod flow;
 mod frame;
 mod hello;
 mod outbox;
@@ -15,7 +18,11 @@ mod splitter;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use connection::{Answer, Connection, Event, Request};
+pub(crate) use call::ById;
+pub(crate) use command::Opening;
+pub(crate) use connection::Connection;
+pub(crate) use event::{Answer, Event, Request};
+pub(crate) use flow::Cost;
 pub(crate) use hello::{Config, Hello, MethodInfo, Pair, ServiceInfo};
 
 /// Which end of the connection this is.
@@ -56,6 +63,17 @@ pub(crate) const VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
 
 /// The largest frame, in bytes after the length prefix. A larger length is refused unread.
 pub(crate) const MAX_FRAME: usize = 1 << 20;
+
+/// What a frame of a stream costs beside its payload.
+pub(crate) const FRAME_COST: u64 = 16;
+
+/// How much of each stream, and of all streams together, may be on its way or unread, in bytes. The one is what a
+/// fast producer needs while its consumer is woken; the other lets many consumers stop at once.
+pub(crate) const STREAM_WINDOW: u64 = 512 << 10;
+pub(crate) const CONNECTION_WINDOW: u64 = 16 << 20;
+
+/// The most that the metadata of a call may have, in bytes.
+pub(crate) const MAX_METADATA: usize = 64 << 10;
 
 /// The largest piece of a message that one frame carries. On one core an echo of 1 MiB costs 1.06
 /// times the raw pipe with pieces of 256 KiB, and 1.2 times with pieces of 64 KiB.

@@ -2,19 +2,25 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message as _;
 
-use super::call::{Assembly, Served};
-use super::connection::{Answer, Connection, Event, Goodbye, Request, broken};
+use super::FRAGMENT;
+use super::call::{Assembly, Phase, Served};
+use super::command::{cancelled, half_close};
+use super::connection::{Connection, broken};
+use super::event::{Answer, Event, Extra, Goodbye, Request};
+use super::flow::{Arrived, Inflow, check_grant};
 use super::frame::{Frame, flag, kind};
 use super::hello::Hello;
+use super::outbox::Progress;
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
 
 impl Connection {
     pub(super) fn handle_frame(&mut self, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             // A frame without anything in it is a no-op. A byte that wakes a blocked reader is one.
-            return Ok(());
+            return self.count_idle(bytes.len());
         }
         let frame = Frame::decode(bytes)?;
         if frame.kind < kind::IGNORABLE && frame.flags & !flag::ALL != 0 {
@@ -25,27 +31,61 @@ impl Connection {
         }
         match frame.kind {
             kind::OPEN => self.handle_open(&frame),
-            kind::MESSAGE if self.side.is_caller_of(frame.call) => self.handle_response(&frame),
-            kind::MESSAGE => self.handle_request_fragment(&frame),
+            kind::MESSAGE if self.side.is_caller_of(frame.call) => {
+                self.handle_response(&frame, bytes.len() - frame.payload.len())
+            }
+            kind::MESSAGE => {
+                self.handle_request_fragment(&frame, bytes.len() - frame.payload.len())
+            }
             kind::END => self.handle_end(&frame),
-            kind::GOODBYE => {
-                self.handle_goodbye(&frame);
+            kind::CANCEL if self.features.cancel => self.handle_cancel(&frame, bytes),
+            kind::CREDIT if self.features.credit => self.handle_credit(&frame, bytes),
+            kind::PING | kind::PONG if self.features.ping => self.handle_ping(&frame, bytes),
+            kind::GOODBYE => self.handle_goodbye(&frame),
+            kind::READY if self.features.ready => self.handle_ready(),
+            kind::HELLO => Err(broken("a second hello")),
+            kind::LOG if self.features.log && self.side == super::Side::Host => {
+                let record = Bytes::copy_from_slice(frame.payload);
+                self.events.push_back(Event::Log { call: frame.call, record });
                 Ok(())
             }
-            kind::HELLO => Err(broken("a second hello")),
-            kind::IGNORABLE.. => Ok(()),
-            unknown => Err(broken(&format!("a frame of the unknown kind {unknown}"))),
+            kind::LEVEL if self.features.log && self.side == super::Side::Plugin => {
+                self.count_idle(bytes.len())?;
+                let record = Bytes::copy_from_slice(frame.payload);
+                self.events.push_back(Event::Level { record });
+                Ok(())
+            }
+            kind::IGNORABLE.. => self.count_idle(bytes.len()),
+            unknown => Err(broken(&format!(
+                "a frame of the kind {unknown}, which is unknown or of a feature that is not in use"
+            ))),
         }
     }
+
+    /// Counts a frame that does nothing, and that nobody has paid for: a flood of them ends the connection. Of what
+    /// comes late for a call, only the heads count: it may be long.
+    fn count_idle(&mut self, bytes: usize) -> Result<()> {
+        self.idle_bytes += bytes as u64 + 1;
+        if self.idle_bytes > MAX_IDLE {
+            return Err(broken(&format!(
+                "a flood of frames that do nothing: more than {MAX_IDLE} bytes of them in a second"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Counts a frame that did something: it pays for one that does nothing, such as the cancel of a call that has
+    /// just ended.
+    fn count_useful(&mut self) {
+        self.idle_bytes = self.idle_bytes.saturating_sub(IDLE_PER_USEFUL);
+    }
+
+    // ---- greeting
 
     fn handle_greeting(&mut self, frame: &Frame<'_>) -> Result<()> {
         match frame.kind {
             kind::HELLO => {}
-            kind::GOODBYE => {
-                let code = Code::from_wire(frame.code);
-                let message = format!("it refused to start: {}", frame.message);
-                return Err(Error::of_kind(ErrorKind::Handshake, message).with_code(code));
-            }
+            kind::GOODBYE => return Err(refusal(frame)),
             kind::IGNORABLE.. => return Ok(()),
             kind => {
                 return Err(Error::of_kind(
@@ -64,10 +104,27 @@ impl Connection {
             }
             return Err(error);
         }
+        self.features = self.own.features_with(&peer);
+        if self.features.streams {
+            check_windows(&peer)?;
+        }
+        self.outbox.set_allowance(peer.connection_window);
+        self.is_ready = self.side == super::Side::Plugin || !self.features.ready;
         self.peer = Some(peer);
         self.events.push_back(Event::Greeted);
         Ok(())
     }
+
+    fn handle_ready(&mut self) -> Result<()> {
+        if self.is_ready {
+            return Err(broken("a ready that is not the first, or not a plugin's"));
+        }
+        self.is_ready = true;
+        self.events.push_back(Event::Ready);
+        Ok(())
+    }
+
+    // ---- calls of the other side
 
     fn handle_open(&mut self, frame: &Frame<'_>) -> Result<()> {
         let call = frame.call;
@@ -82,64 +139,210 @@ impl Connection {
         if call <= self.last_served {
             return Err(broken(&format!("the call id {call} was used before, or comes late")));
         }
-        if self.own.max_calls != 0 && self.served.len() >= self.own.max_calls as usize {
+        if self.own.max_calls != 0 && self.calls_open() >= self.own.max_calls as usize {
             return Err(broken(&format!("more than {} calls at once", self.own.max_calls)));
         }
         self.last_served = call;
+        self.count_useful();
+        let streams_requests = self.features.streams && self.takes_stream(frame.method);
+        let extra = self.read_extra(frame)?;
+        let mut request = Request { call, method: frame.method, extra, ..Request::default() };
         if self.leaving.is_some() {
-            self.served.insert(call, Served::Running);
+            let requests = streams_requests.then(|| Box::new(Inflow::new(self.own.stream_window)));
+            self.served
+                .insert(call, Served { phase: Phase::Running, requests, is_cancelled: false });
             let error = Error::of_kind(ErrorKind::Shutdown, "this side is shutting down");
             self.reply(call, Answer::Refused(error));
-            return Ok(());
+            return if streams_requests { self.handle_requests(frame) } else { Ok(()) };
         }
-        let (method, mut request) = (frame.method, Assembly::default());
+        if streams_requests {
+            let requests = Some(Box::new(Inflow::new(self.own.stream_window)));
+            self.served
+                .insert(call, Served { phase: Phase::Running, requests, is_cancelled: false });
+            request.has_stream = true;
+            self.events.push_back(Event::Request(request));
+            return self.handle_requests(frame);
+        }
+        let mut message = Assembly::default();
         let limit = self.own.message_limit();
-        match request.add(frame.payload, frame.total, frame.flags & flag::LAST != 0, limit)? {
+        let is_last = frame.flags & flag::LAST != 0;
+        let phase = match message.add(frame.payload, frame.total, is_last, limit)? {
             Some(message) => {
-                self.served.insert(call, Served::Running);
-                self.events.push_back(Event::Request(Request { call, method, message }));
+                request.message = message;
+                self.events.push_back(Event::Request(request));
+                Phase::Running
             }
             None => {
-                self.served.insert(call, Served::Arriving { method, request });
+                self.ask_for_rest(call, frame.total);
+                Phase::Arriving { request, message }
+            }
+        };
+        self.served.insert(call, Served { phase, requests: None, is_cancelled: false });
+        if frame.total != 0 {
+            self.admit_waiting();
+        }
+        Ok(())
+    }
+
+    fn read_extra(&self, frame: &Frame<'_>) -> Result<Option<Box<Extra>>> {
+        let mut extra = Extra::default();
+        if self.features.deadline && frame.timeout_us != 0 {
+            extra.timeout = Some(Duration::from_micros(frame.timeout_us));
+        }
+        if self.features.within {
+            extra.within = frame.within;
+        }
+        if self.features.metadata {
+            extra.metadata = frame.metadata.read()?;
+        }
+        let is_there = extra.timeout.is_some() || extra.within != 0 || !extra.metadata.is_empty();
+        Ok(is_there.then(|| Box::new(extra)))
+    }
+
+    /// How many calls of the other side it has to count itself: those that have not been answered, and those whose end
+    /// it cannot have read. So the answers that wait for one who calls and does not read are bounded as well.
+    fn calls_open(&self) -> usize {
+        let at_most = self.served.len() + self.outbox.unsent_ends_at_most();
+        if at_most < self.own.max_calls as usize {
+            return at_most;
+        }
+        let counts = |call| !self.side.is_caller_of(call) && !self.served.contains(call);
+        self.served.len() + self.outbox.unsent_ends(counts)
+    }
+
+    fn handle_request_fragment(&mut self, frame: &Frame<'_>, head: usize) -> Result<()> {
+        let call = frame.call;
+        let limit = self.own.message_limit();
+        let Some(served) = self.served.get_mut(call) else {
+            // A call that was refused while its request was still on its way.
+            let is_late = call != 0 && call <= self.last_served;
+            return if is_late { self.count_idle(head) } else { Err(unknown_call(call)) };
+        };
+        if served.requests.is_some() {
+            return self.handle_requests(frame);
+        }
+        let Phase::Arriving { request, message } = &mut served.phase else {
+            return Err(unknown_call(call));
+        };
+        if self.budget.is_waiting(call) && !frame.payload.is_empty() {
+            return Err(ungranted(call));
+        }
+        let is_last = frame.flags & flag::LAST != 0;
+        if let Some(message) = message.add(frame.payload, frame.total, is_last, limit)? {
+            request.message = message;
+            let request = std::mem::take(request);
+            served.phase = Phase::Running;
+            self.forget_arriving(call);
+            self.events.push_back(Event::Request(request));
+        } else if frame.payload.is_empty() {
+            self.count_idle(head)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a frame of a stream of requests.
+    fn handle_requests(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let call = frame.call;
+        if has_message(frame) {
+            self.handle_message(frame)?;
+        }
+        if frame.flags & flag::HALF_CLOSE == 0 {
+            return Ok(());
+        }
+        let Some(served) = self.served.get_mut(call) else { return Ok(()) };
+        let Some(requests) = &mut served.requests else { return Ok(()) };
+        if requests.has_ended {
+            return Err(broken("a second end of a stream"));
+        }
+        requests.end()?;
+        if let Phase::Draining = served.phase {
+            self.remove_served(call);
+        } else if !requests.is_discarded {
+            self.events.push_back(Event::RequestsEnded { call, result: Ok(()) });
+        }
+        Ok(())
+    }
+
+    fn handle_cancel(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Result<()> {
+        let call = frame.call;
+        if call == 0 || self.side.is_caller_of(call) || call > self.last_served {
+            return Err(unknown_call(call));
+        }
+        let Some(served) = self.served.get_mut(call) else {
+            if self.outbox.has_flow(call) {
+                // It is answered, but the caller grants nothing more for what is left of that.
+                self.end_cancelled(call);
+                return Ok(());
+            }
+            return self.count_idle(bytes.len());
+        };
+        let has_requests = served.requests.as_ref().is_some_and(|requests| !requests.has_ended);
+        match served.phase {
+            Phase::Arriving { .. } => {
+                self.reply(call, Answer::Refused(cancelled()));
+            }
+            Phase::Running if served.is_cancelled => return self.count_idle(bytes.len()),
+            Phase::Running => {
+                served.is_cancelled = true;
+                // What it has sent so far nobody reads.
+                self.outbox.forget(call);
+                if has_requests {
+                    self.discard(call);
+                    if let Some(requests) = self.inflow(call) {
+                        requests.has_ended = true;
+                    }
+                    self.events.push_back(Event::RequestsEnded { call, result: Err(cancelled()) });
+                }
+                self.events.push_back(Event::Cancelled { call });
+            }
+            // It ends the requests as well.
+            Phase::Draining => {
+                self.remove_served(call);
+                if self.outbox.has_flow(call) {
+                    self.end_cancelled(call);
+                }
             }
         }
         Ok(())
     }
 
-    fn handle_request_fragment(&mut self, frame: &Frame<'_>) -> Result<()> {
-        let call = frame.call;
-        let limit = self.own.message_limit();
-        let Some(served @ Served::Arriving { .. }) = self.served.get_mut(call) else {
-            // A call that was refused while its request was still on its way.
-            return if call != 0 && call <= self.last_served && !self.served.contains(call) {
-                Ok(())
-            } else {
-                Err(unknown_call(call))
-            };
-        };
-        let Served::Arriving { method, request } = served else { return Ok(()) };
-        let method = *method;
-        let is_last = frame.flags & flag::LAST != 0;
-        let Some(message) = request.add(frame.payload, frame.total, is_last, limit)? else {
-            return Ok(());
-        };
-        *served = Served::Running;
-        self.events.push_back(Event::Request(Request { call, method, message }));
-        Ok(())
+    fn end_cancelled(&mut self, call: u64) {
+        self.outbox.forget(call);
+        self.end_with(call, &cancelled(), 0);
     }
 
-    fn handle_response(&mut self, frame: &Frame<'_>) -> Result<()> {
+    // ---- calls of this side
+
+    fn handle_response(&mut self, frame: &Frame<'_>, head: usize) -> Result<()> {
+        let call = frame.call;
         let limit = self.own.message_limit();
-        let made = self.made.get_mut(frame.call).ok_or_else(|| unknown_call(frame.call))?;
-        match made.response.add(frame.payload, frame.total, frame.flags & flag::LAST != 0, limit)? {
-            None => Ok(()),
-            Some(_) => Err(broken("a response that ends before its call")),
+        let made = self.made.get_mut(call).ok_or_else(|| unknown_call(call))?;
+        if made.responses.is_some() {
+            return self.handle_message(frame);
         }
+        if made.is_abandoned && self.features.cancel {
+            return self.count_idle(head);
+        }
+        if self.budget.is_waiting(call) && !frame.payload.is_empty() {
+            return Err(ungranted(call));
+        }
+        let is_last = frame.flags & flag::LAST != 0;
+        if made.response.add(frame.payload, frame.total, is_last, limit)?.is_some() {
+            return Err(broken("a response that ends before its call"));
+        }
+        if frame.total != 0 {
+            self.ask_for_rest(call, frame.total);
+            self.admit_waiting();
+        } else if frame.payload.is_empty() {
+            self.count_idle(head)?;
+        }
+        Ok(())
     }
 
     fn handle_end(&mut self, frame: &Frame<'_>) -> Result<()> {
         let call = frame.call;
-        let mut made = self.made.remove(call).ok_or_else(|| unknown_call(call))?;
+        let limit = self.own.message_limit();
+        let made = self.made.get_mut(call).ok_or_else(|| unknown_call(call))?;
         let is_last = frame.flags & flag::LAST != 0;
         let outcome = if frame.code != 0 {
             let delivery = if frame.flags & flag::NOT_STARTED != 0 {
@@ -147,29 +350,130 @@ impl Connection {
             } else {
                 Delivery::MayHaveRun
             };
-            Err(Error::status(Code::from_wire(frame.code), frame.message, delivery))
-        } else if is_last {
-            let limit = self.own.message_limit();
-            match made.response.add(frame.payload, frame.total, true, limit) {
-                Ok(message) => Ok(message.unwrap_or_default()),
-                Err(error) => {
-                    // The call is still to be failed, with all others.
-                    self.made.insert(call, made);
-                    return Err(error);
-                }
+            let code = Code::from_wire(frame.code);
+            if code == Code::DeadlineExceeded && made.deadline.is_some() {
+                // The other side's clock was a little faster.
+                Err(Error::of_kind(ErrorKind::Deadline, frame.message).with_delivery(delivery))
+            } else {
+                Err(Error::status(code, frame.message, delivery))
             }
+        } else if let Some(responses) = &mut made.responses {
+            if has_message(frame) {
+                return Err(broken("an end of a stream with a message"));
+            }
+            responses.end()?;
+            Ok(Bytes::new())
+        } else if made.is_abandoned {
+            Ok(Bytes::new())
+        } else if is_last {
+            // On an error the call is still there, to be failed with all others.
+            let message = made.response.add(frame.payload, frame.total, true, limit)?;
+            Ok(message.unwrap_or_default())
         } else {
-            self.made.insert(call, made);
             return Err(broken("a call that ends without a response and without an error"));
         };
+        let is_abandoned = made.is_abandoned;
         // The rest of a request that is answered early need not be sent, but its receiver counts on it
         // being whole or not begun; it drops what comes late.
+        let owes_half_close = self.outbox.has_stream(call);
         self.outbox.forget(call);
-        self.events.push_back(Event::Reply { call, outcome });
+        self.count_useful();
+        if owes_half_close {
+            self.outbox.push(&half_close(call));
+        }
+        self.remove_made(call);
+        if is_abandoned {
+            self.events.push_back(Event::Freed);
+        } else {
+            self.events.push_back(Event::Reply { call, outcome });
+        }
         Ok(())
     }
 
-    fn handle_goodbye(&mut self, frame: &Frame<'_>) {
+    // ---- streams, of calls of either side
+
+    /// Takes a frame with a fragment of a message of a stream.
+    fn handle_message(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let call = frame.call;
+        let limit = self.own.message_limit();
+        self.window.receive(frame.payload.len() as u64 + super::FRAME_COST)?;
+        let Some(inflow) = self.inflow(call) else { return Err(unknown_call(call)) };
+        let is_last = frame.flags & flag::LAST != 0;
+        let Arrived { passed, message, wants, grant } =
+            inflow.add(frame.payload, frame.total, is_last, limit)?;
+        self.pass(passed);
+        if let Some(grant) = grant {
+            self.grant(call, grant);
+        }
+        if let Some(total) = wants {
+            self.stream_budget.ask(call, total);
+            self.admit_waiting();
+        }
+        if let Some((message, cost)) = message {
+            if cost.budget() > 0 {
+                self.stream_budget.keep(call, cost.budget());
+            }
+            self.count_useful();
+            self.events.push_back(Event::Message { call, message, cost });
+        }
+        Ok(())
+    }
+
+    /// Notes that a message has begun that is no stream's. One that needs leave gets it when there is memory.
+    fn ask_for_rest(&mut self, call: u64, total: u64) {
+        if self.features.credit && total > FRAGMENT as u64 {
+            self.budget.ask(call, total);
+        }
+    }
+
+    fn handle_credit(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Result<()> {
+        let rooms = &mut self.rooms;
+        let mut note = |progress| {
+            if let Progress::Room(call) = progress {
+                rooms.push_back(call);
+            }
+        };
+        if frame.call == 0 {
+            self.outbox.grant_all(frame.credit, note)?;
+            return Ok(());
+        }
+        check_grant(frame.credit)?;
+        if self.outbox.has_flow(frame.call) {
+            self.outbox.grant(frame.call, frame.credit)?.map(&mut note);
+            return Ok(());
+        }
+        let is_own = self.side.is_caller_of(frame.call);
+        let next = if is_own { self.next_call } else { self.last_served + 2 };
+        if frame.call >= next {
+            return Err(unknown_call(frame.call));
+        }
+        self.count_idle(bytes.len())
+    }
+
+    // ---- the connection
+
+    fn handle_ping(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Result<()> {
+        self.count_idle(bytes.len())?;
+        if frame.payload.len() > MAX_PING {
+            return Err(broken(&format!("a ping of {} bytes", frame.payload.len())));
+        }
+        if frame.kind == kind::PONG {
+            let payload = Bytes::copy_from_slice(frame.payload);
+            self.events.push_back(Event::Pong { payload });
+        } else {
+            self.outbox.push(&Frame {
+                kind: kind::PONG,
+                payload: frame.payload,
+                ..Frame::default()
+            });
+        }
+        Ok(())
+    }
+
+    fn handle_goodbye(&mut self, frame: &Frame<'_>) -> Result<()> {
+        if !self.is_ready {
+            return Err(refusal(frame));
+        }
         let grace = (frame.timeout_us != 0).then(|| Duration::from_micros(frame.timeout_us));
         let why = if frame.message.is_empty() { "it said goodbye" } else { frame.message };
         if self.leaving.is_none() {
@@ -180,9 +484,49 @@ impl Connection {
                 }));
         }
         self.events.push_back(Event::Goodbye(Goodbye { grace }));
+        Ok(())
     }
+}
+
+/// Refuses windows with which a message might never be sent.
+fn check_windows(peer: &Hello) -> Result<()> {
+    let (stream, connection) = (peer.stream_window, peer.connection_window);
+    check_grant(stream.max(connection))?;
+    if stream < LEAST_WINDOW || connection < stream {
+        return Err(broken(&format!(
+            "its stream_window is {stream} and its connection_window {connection}: the one must be {LEAST_WINDOW} or more, the other not less than that"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a frame of a stream has a message, or a fragment of one, and not just an end.
+fn has_message(frame: &Frame<'_>) -> bool {
+    !frame.payload.is_empty() || frame.total != 0 || frame.flags & flag::LAST != 0
+}
+
+fn refusal(frame: &Frame<'_>) -> Error {
+    let code = Code::from_wire(frame.code);
+    let message = format!("it refused to start: {}", frame.message);
+    Error::of_kind(ErrorKind::Handshake, message).with_code(code)
+}
+
+fn ungranted(call: u64) -> Error {
+    broken(&format!("the rest of a long message of the call {call} before it was granted"))
 }
 
 fn unknown_call(call: u64) -> Error {
     broken(&format!("a frame for the call {call}, which was not made or has ended"))
 }
+
+/// How many bytes of frames that do nothing may come in a second.
+const MAX_IDLE: u64 = 2 << 20;
+
+/// How many of them a frame that does something pays for.
+const IDLE_PER_USEFUL: u64 = 64;
+
+/// The smallest window of a stream: of half of it, an empty message can be sent.
+const LEAST_WINDOW: u64 = 2 * super::FRAME_COST;
+
+/// The most that a ping may carry, in bytes.
+const MAX_PING: usize = 64;

@@ -6,6 +6,8 @@
 mod calls;
 mod ending;
 mod handshake;
+mod machine;
+mod model;
 mod properties;
 mod schema;
 mod session;
@@ -21,7 +23,7 @@ use prost::Message;
 use prost::encoding::{DecodeContext, WireType};
 
 use super::frame::{Frame, Varint, flag, kind, read_varint};
-use super::{Answer, Connection, Event, Hello, MethodInfo, ServiceInfo, Side};
+use super::{Answer, Connection, Event, Hello, MethodInfo, Opening, ServiceInfo, Side};
 use crate::error::{Code, Delivery, Error, ErrorKind};
 
 /// A host and a plugin. What one sends reaches the other when a test says so.
@@ -89,6 +91,11 @@ fn hello(name: &str) -> Hello {
     Hello::new(name.to_owned(), "1.2.0".to_owned())
 }
 
+/// A call with one message each way, and nothing more.
+fn unary(method: u32) -> Opening<'static> {
+    Opening { method, ..Opening::default() }
+}
+
 /// Numbers of the methods in [`kv_hello`].
 const GET: u32 = 1;
 const PUT: u32 = 2;
@@ -116,19 +123,64 @@ fn output(connection: &mut Connection) -> Vec<u8> {
     all
 }
 
-/// All events of one side.
+/// All events of one side, and then the streams that have room.
 fn seen(connection: &mut Connection) -> Vec<Seen> {
-    std::iter::from_fn(|| connection.poll_event()).map(Seen::from).collect()
+    let mut seen: Vec<Seen> =
+        std::iter::from_fn(|| connection.poll_event()).map(Seen::from).collect();
+    seen.extend(std::iter::from_fn(|| connection.poll_room()).map(|call| Seen::Room { call }));
+    seen
 }
 
 /// What one side was told: an [`Event`] that can be compared.
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Greeted,
-    Request { call: u64, method: u32, message: Blob },
-    Response { call: u64, message: Blob },
-    Failure { call: u64, kind: ErrorKind, code: Code, delivery: Delivery, text: String },
-    Goodbye { grace: Option<Duration> },
+    Request {
+        call: u64,
+        method: u32,
+        message: Blob,
+    },
+    Response {
+        call: u64,
+        message: Blob,
+    },
+    Failure {
+        call: u64,
+        kind: ErrorKind,
+        code: Code,
+        delivery: Delivery,
+        text: String,
+    },
+    Goodbye {
+        grace: Option<Duration>,
+    },
+    Ready,
+    Message {
+        call: u64,
+        message: Blob,
+    },
+    /// How the stream of requests of a call ended.
+    RequestsEnded {
+        call: u64,
+        result: Result<(), Code>,
+    },
+    Freed,
+    Cancelled {
+        call: u64,
+    },
+    Room {
+        call: u64,
+    },
+    Pong {
+        payload: Blob,
+    },
+    Log {
+        call: u64,
+        record: Blob,
+    },
+    Level {
+        record: Blob,
+    },
 }
 
 impl Seen {
@@ -138,6 +190,10 @@ impl Seen {
 
     fn response(call: u64, message: &[u8]) -> Seen {
         Seen::Response { call, message: Blob(message.to_vec()) }
+    }
+
+    fn message(call: u64, message: &[u8]) -> Seen {
+        Seen::Message { call, message: Blob(message.to_vec()) }
     }
 
     /// A handler's error.
@@ -162,6 +218,16 @@ impl From<Event> for Seen {
                 text: error.message().to_owned(),
             },
             Event::Goodbye(goodbye) => Seen::Goodbye { grace: goodbye.grace },
+            Event::Ready => Seen::Ready,
+            Event::Message { call, message, .. } => Seen::message(call, &message),
+            Event::RequestsEnded { call, result } => {
+                Seen::RequestsEnded { call, result: result.map_err(|error| error.code()) }
+            }
+            Event::Freed => Seen::Freed,
+            Event::Cancelled { call } => Seen::Cancelled { call },
+            Event::Pong { payload } => Seen::Pong { payload: Blob(payload.to_vec()) },
+            Event::Log { call, record } => Seen::Log { call, record: Blob(record.to_vec()) },
+            Event::Level { record } => Seen::Level { record: Blob(record.to_vec()) },
         }
     }
 }

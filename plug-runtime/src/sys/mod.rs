@@ -4,6 +4,7 @@
 //! that any Unix can take. `--cfg plug_portable` chooses that path on Linux too, so that the tests can
 //! exercise it. The only `unsafe` code of this crate is here.
 
+pub(crate) mod bell;
 pub(crate) mod interrupt;
 pub(crate) mod pipe;
 pub(crate) mod poller;

@@ -22,7 +22,7 @@ fn f4_an_end_inside_a_frame_is_not_a_clean_close() {
     assert!(frame[0] >= 0x80, "the length itself has two bytes");
     for cut in 0..frame.len() {
         let mut host = host();
-        host.open(GET, &text("k")).unwrap();
+        host.open(&unary(GET), Some(&text("k"))).unwrap();
         output(&mut host);
         assert_eq!(feed(&mut host, &frame[..cut]), []);
         assert_eq!(host.is_truncated(), cut > 0, "{cut}");
@@ -51,7 +51,7 @@ fn a_failed_call_knows_whether_its_last_byte_was_written() {
     let mut host = host();
     let mut taken = Vec::new();
     for key in ["written", "written but for a byte", "taken", "queued"] {
-        host.open(GET, &text(key)).unwrap();
+        host.open(&unary(GET), Some(&text(key))).unwrap();
         if key == "taken" {
             host.poll_output(&mut taken);
         }
@@ -76,7 +76,7 @@ fn a_failed_call_knows_whether_its_last_byte_was_written() {
 #[test]
 fn a_long_request_counts_as_sent_once_its_last_fragment_is_written() {
     let mut host = host();
-    host.open(PUT, &blob(3 * FRAGMENT, 0)).unwrap();
+    host.open(&unary(PUT), Some(&blob(3 * FRAGMENT, 0))).unwrap();
     let mut left = Vec::new();
     let mut written = Vec::new();
     while host.has_output() {
@@ -87,7 +87,7 @@ fn a_long_request_counts_as_sent_once_its_last_fragment_is_written() {
     }
     host.handle_written(left.len() - 1);
     let mut other = self::host();
-    other.open(PUT, &blob(3 * FRAGMENT, 0)).unwrap();
+    other.open(&unary(PUT), Some(&blob(3 * FRAGMENT, 0))).unwrap();
     output(&mut other);
 
     for (mut connection, delivery) in [(host, Delivery::NotSent), (other, Delivery::MayHaveRun)] {
@@ -99,14 +99,14 @@ fn a_long_request_counts_as_sent_once_its_last_fragment_is_written() {
 #[test]
 fn a_connection_is_closed_once_and_remembers_why() {
     let mut host = host();
-    host.open(GET, &text("k")).unwrap();
+    host.open(&unary(GET), Some(&text("k"))).unwrap();
     output(&mut host);
     host.close(&lost());
     host.close(&Error::of_kind(ErrorKind::Shutdown, "later"));
     host.handle_eof();
     assert_eq!(host.failure().unwrap().kind(), ErrorKind::Exited);
     assert_eq!(seen(&mut host).len(), 1);
-    let error = host.open(GET, &text("k")).unwrap_err();
+    let error = host.open(&unary(GET), Some(&text("k"))).unwrap_err();
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Exited, Delivery::NotSent));
     assert_eq!(say(&mut host, &[end(1, b"late")]), [], "what arrives later is ignored");
 }
@@ -124,15 +124,18 @@ fn a_reply_after_the_end_is_dropped() {
 #[test]
 fn calls_under_way_end_after_a_goodbye() {
     let mut pair = Pair::greeted(host_hello(), kv_hello());
-    pair.host.open(GET, &text("before")).unwrap();
+    pair.host.open(&unary(GET), Some(&text("before"))).unwrap();
     pair.host.goodbye(Duration::from_millis(2));
-    let error = pair.host.open(GET, &text("after")).unwrap_err();
+    let error = pair.host.open(&unary(GET), Some(&text("after"))).unwrap_err();
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Shutdown, Delivery::NotSent));
 
     let grace = Some(Duration::from_millis(2));
     assert_eq!(pair.host_speaks(), [Seen::request(1, GET, b"before"), Seen::Goodbye { grace }]);
     assert!(pair.plugin.is_leaving() && pair.plugin.failure().is_none());
-    assert!(pair.plugin.open(GET, &text("after")).is_err(), "no new calls either way");
+    assert!(
+        pair.plugin.open(&unary(GET), Some(&text("after"))).is_err(),
+        "no new calls either way"
+    );
     pair.plugin.reply(1, response(&text("done")));
     assert_eq!(pair.plugin_speaks(), [Seen::response(1, b"done")]);
     pair.plugin.handle_eof();
@@ -143,9 +146,9 @@ fn calls_under_way_end_after_a_goodbye() {
 fn answers_are_sent_after_a_goodbye_and_the_end_of_input() {
     let mut pair = Pair::greeted(kv_hello(), kv_hello());
     for len in [1, 3 * FRAGMENT, 1] {
-        pair.host.open(PUT, &blob(len, 0)).unwrap();
+        pair.host.open(&unary(PUT), Some(&blob(len, 0))).unwrap();
     }
-    assert_eq!(pair.plugin.open(GET, &text("k")).unwrap(), 2);
+    assert_eq!(pair.plugin.open(&unary(GET), Some(&text("k"))).unwrap(), 2);
     pair.host.goodbye(Duration::ZERO);
     assert_eq!(pair.host_speaks().len(), 4);
     pair.plugin.handle_eof();
@@ -166,7 +169,7 @@ fn answers_are_sent_after_a_goodbye_and_the_end_of_input() {
 fn a_request_that_is_on_its_way_when_a_goodbye_is_said_is_served() {
     let mut pair = Pair::greeted(host_hello(), kv_hello());
     let long = blob(3 * FRAGMENT, 0);
-    pair.host.open(PUT, &long).unwrap();
+    pair.host.open(&unary(PUT), Some(&long)).unwrap();
     pair.host.goodbye(Duration::ZERO);
     let said = output(&mut pair.host);
     assert_eq!(outline(&frames(&said))[1].0, kind::GOODBYE, "it passes the rest of the request");
@@ -195,7 +198,7 @@ fn a_goodbye_is_said_once() {
 fn a_call_that_crosses_a_goodbye_is_refused_as_not_started() {
     let mut pair = Pair::greeted(host_hello(), kv_hello());
     pair.plugin.goodbye(Duration::ZERO);
-    pair.host.open(GET, &text("crosses")).unwrap();
+    pair.host.open(&unary(GET), Some(&text("crosses"))).unwrap();
     assert_eq!(pair.host_speaks(), [], "no handler hears of it");
     let seen = pair.plugin_speaks();
     let [Seen::Goodbye { grace: None }, Seen::Failure { call: 1, code, delivery, .. }] = &seen[..]
@@ -210,7 +213,7 @@ fn a_goodbye_with_an_error_is_why_later_calls_fail() {
     let mut host = host();
     let said = Frame { code: 8, message: "out of memory", ..goodbye() };
     assert_eq!(say(&mut host, &[said]), [Seen::Goodbye { grace: None }]);
-    let error = host.open(GET, &text("k")).unwrap_err();
+    let error = host.open(&unary(GET), Some(&text("k"))).unwrap_err();
     assert_eq!((error.kind(), error.code()), (ErrorKind::Shutdown, Code::ResourceExhausted));
     assert!(error.message().contains("out of memory"), "{error}");
 }

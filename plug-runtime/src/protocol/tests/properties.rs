@@ -92,7 +92,7 @@ impl World {
                 if !end.connection.can_open() {
                     return;
                 }
-                match end.connection.open(GET, &request) {
+                match end.connection.open(&unary(GET), Some(&request)) {
                     Ok(call) => drop(end.made.insert(call, (request, None))),
                     Err(error) => assert!(is_over, "{error}"),
                 }
@@ -233,7 +233,11 @@ impl End {
                 *outcome = Some(seen);
             }
             Seen::Goodbye { .. } => {}
-            Seen::Greeted => panic!("a second greeting"),
+            Seen::Cancelled { call } => {
+                assert!(self.connection.failure().is_some(), "nobody cancels");
+                assert!(self.served.contains_key(call), "call {call} has no handler");
+            }
+            other => panic!("{other:?} between sides without features"),
         }
     }
 
@@ -330,7 +334,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// So many cases, unless `PROPTEST_CASES` says otherwise.
-fn cases(usual: u32) -> ProptestConfig {
+pub(super) fn cases(usual: u32) -> ProptestConfig {
     let config = ProptestConfig::default();
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { usual };
     ProptestConfig { cases, ..config }
@@ -431,7 +435,7 @@ fn small(side: Side) -> Connection {
         Side::Host => pair.host,
         Side::Plugin => pair.plugin,
     };
-    (0..4).for_each(|_| assert!(connection.open(GET, &text("k")).is_ok()));
+    (0..4).for_each(|_| assert!(connection.open(&unary(GET), Some(&text("k"))).is_ok()));
     output(&mut connection);
     connection
 }

@@ -1,10 +1,12 @@
 //! The code, the tables of PROTOCOL.md and `frame.proto` say the same.
 
+use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
 
+use super::super::frame::Metadata;
 use super::*;
 use crate::protocol::{Config, Pair};
 
@@ -69,6 +71,13 @@ fn by_hand(frame: &Frame<'_>) -> Vec<u8> {
 }
 
 fn frame_fields(frame: &Frame<'_>) -> Vec<(&'static str, Value)> {
+    let pairs = frame.metadata.read().unwrap().into_iter().map(|(key, value)| {
+        // Both fields are always there, also when they are empty.
+        let mut pair = DynamicMessage::new(message("Pair"));
+        pair.set_field_by_name("key", Value::String(key));
+        pair.set_field_by_name("value", Value::Bytes(value));
+        Value::Message(pair)
+    });
     vec![
         ("kind", Value::U32(frame.kind)),
         ("call", Value::U64(frame.call)),
@@ -80,6 +89,7 @@ fn frame_fields(frame: &Frame<'_>) -> Vec<(&'static str, Value)> {
         ("credit", Value::U64(frame.credit)),
         ("code", Value::U32(frame.code)),
         ("message", Value::String(frame.message.to_owned())),
+        ("metadata", Value::List(pairs.collect())),
         ("payload", Value::Bytes(frame.payload.to_vec().into())),
     ]
 }
@@ -134,6 +144,9 @@ fn hello_fields(hello: &Hello) -> Vec<(&'static str, Value)> {
         ("max_calls", Value::U32(hello.max_calls)),
         ("features", texts(&hello.features)),
         ("required", texts(&hello.required)),
+        ("stream_window", Value::U64(hello.stream_window)),
+        ("connection_window", Value::U64(hello.connection_window)),
+        ("level", Value::EnumNumber(hello.level)),
         ("attributes", messages(hello.attributes.iter().map(pair).collect())),
     ];
     fields.extend(config);
@@ -161,13 +174,21 @@ fn hellos() -> impl Strategy<Value = Hello> {
     let service = (some_text(), some_text(), number_32(), vec(method, 0..3))
         .prop_map(|(name, magic, version, methods)| ServiceInfo { name, magic, version, methods });
     let texts = || vec(some_text(), 0..3);
-    let numbers = (number_32(), number_32(), number(), number_32());
+    let numbers = (number_32(), number_32(), number(), number_32(), number(), number(), 0..6);
     let names = (some_text(), some_text(), some_text());
     let pair = || (some_text(), some_text());
     let extras = (option::of(pair()), vec(pair(), 0..3));
     (numbers, names, vec(service, 0..3), texts(), texts(), extras).prop_map(
         |(numbers, (name, version, runtime), services, features, required, extras)| {
-            let (version_min, version_max, max_message, max_calls) = numbers;
+            let (
+                version_min,
+                version_max,
+                max_message,
+                max_calls,
+                stream_window,
+                connection_window,
+                level,
+            ) = numbers;
             Hello {
                 version_min,
                 version_max,
@@ -189,6 +210,9 @@ fn hellos() -> impl Strategy<Value = Hello> {
                     .into_iter()
                     .map(|(key, value)| Pair { key, value: value.into() })
                     .collect(),
+                stream_window,
+                connection_window,
+                level,
             }
         },
     )
@@ -203,22 +227,27 @@ proptest! {
         (call, timeout_us, within) in (number(), number(), number()),
         (total, credit) in (number(), number()),
         message in some_text(),
+        pairs in vec((some_text(), vec(any::<u8>(), 0..200)), 0..3),
         payload in vec(any::<u8>(), 0..300),
     ) {
         let (message, payload) = (&message[..], &payload[..]);
+        let pairs: Vec<(String, Bytes)> =
+            pairs.into_iter().map(|(key, value)| (key, value.into())).collect();
         let frame = Frame {
             kind, call, method, timeout_us, within, flags, total, credit, code, message, payload,
+            metadata: Metadata::Pairs(&pairs),
         };
         let expected = made("Frame", frame_fields(&frame));
         let decoded = by_schema("Frame", &by_hand(&frame));
         prop_assert!(decoded == expected, "by the schema it is {}", shown(&decoded));
         // And back, with what this code has no use for.
         let mut extended = expected;
-        let pair = made("Pair", vec![("key", Value::String("k".into()))]);
-        extended.set_field_by_name("metadata", Value::List(vec![Value::Message(pair)]));
         extended.set_field_by_name("pad", Value::Bytes(vec![7; 9].into()));
         let extended = extended.encode_to_vec();
-        prop_assert_eq!(Frame::decode(&extended).unwrap(), frame);
+        let decoded = Frame::decode(&extended).unwrap();
+        prop_assert_eq!(decoded.metadata.read().unwrap(), &pairs[..]);
+        let metadata = frame.metadata;
+        prop_assert_eq!(Frame { metadata, ..decoded }, frame);
     }
 
     #[test]
@@ -226,10 +255,7 @@ proptest! {
         let expected = made("Hello", hello_fields(&hello));
         let decoded = by_schema("Hello", &hello.encode_to_vec());
         prop_assert!(decoded == expected, "by the schema it is {}", shown(&decoded));
-        let mut extended = expected;
-        extended.set_field_by_name("stream_window", Value::U64(9));
-        extended.set_field_by_name("level", Value::EnumNumber(2));
-        prop_assert_eq!(Hello::decode(&extended.encode_to_vec()[..]).unwrap(), hello);
+        prop_assert_eq!(Hello::decode(&expected.encode_to_vec()[..]).unwrap(), hello);
     }
 }
 
@@ -245,8 +271,14 @@ fn kinds_and_flags_are_those_of_the_schema() {
         ("OPEN", kind::OPEN),
         ("MESSAGE", kind::MESSAGE),
         ("END", kind::END),
+        ("CANCEL", kind::CANCEL),
+        ("CREDIT", kind::CREDIT),
+        ("PING", kind::PING),
+        ("PONG", kind::PONG),
         ("GOODBYE", kind::GOODBYE),
-        ("LOG", kind::IGNORABLE),
+        ("READY", kind::READY),
+        ("LOG", kind::LOG),
+        ("LEVEL", kind::LEVEL),
     ] {
         assert_eq!(number("Kind", name), kind, "{name}");
     }

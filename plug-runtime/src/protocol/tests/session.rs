@@ -61,7 +61,7 @@ fn the_bytes_in_the_specification_are_understood() {
             Side::Plugin => {
                 // The calls that it answers.
                 if pair.host.peer().is_some() {
-                    pair.host.open(GET, &text("k")).unwrap();
+                    pair.host.open(&unary(GET), Some(&text("k"))).unwrap();
                 }
                 seen.extend(feed(&mut pair.host, &bytes));
             }
@@ -104,11 +104,11 @@ fn real_session() -> Vec<(Side, Vec<u8>)> {
     deliver(Side::Host, &mut host, &mut plugin);
     plugin.accept();
     deliver(Side::Plugin, &mut plugin, &mut host);
-    let get = host.open(GET, &Blob(b"\x0a\x05hello".to_vec())).unwrap();
+    let get = host.open(&unary(GET), Some(&Blob(b"\x0a\x05hello".to_vec()))).unwrap();
     deliver(Side::Host, &mut host, &mut plugin);
     plugin.reply(get, Answer::Response(b"\x0a\x05world".to_vec()));
     deliver(Side::Plugin, &mut plugin, &mut host);
-    let get = host.open(GET, &Blob(b"\x0a\x06nobody".to_vec())).unwrap();
+    let get = host.open(&unary(GET), Some(&Blob(b"\x0a\x06nobody".to_vec()))).unwrap();
     deliver(Side::Host, &mut host, &mut plugin);
     plugin.reply(get, failed(Code::NotFound, "no such key: nobody"));
     deliver(Side::Plugin, &mut plugin, &mut host);

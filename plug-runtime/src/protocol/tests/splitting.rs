@@ -37,7 +37,7 @@ fn understood(cuts: impl IntoIterator<Item = usize>) -> (Vec<Seen>, Vec<u8>, Err
     for cut in cuts.into_iter().chain([said.len()]) {
         events.extend(feed(&mut host, &said[at..cut]));
         if cut == greeting().len() && host.calls_made() == 0 {
-            (0..4).for_each(|_| assert!(host.open(GET, &text("k")).is_ok()));
+            (0..4).for_each(|_| assert!(host.open(&unary(GET), Some(&text("k"))).is_ok()));
             output(&mut host);
         }
         at = cut;

@@ -7,7 +7,8 @@ use crate::protocol::FRAGMENT;
 /// it takes them as a violation.
 #[track_caller]
 fn breaks(mut connection: Connection, frames: &[Frame<'_>], problem: &str) {
-    let calls: Vec<u64> = (0..2).map(|_| connection.open(GET, &text("k")).unwrap()).collect();
+    let calls: Vec<u64> =
+        (0..2).map(|_| connection.open(&unary(GET), Some(&text("k"))).unwrap()).collect();
     output(&mut connection);
     let events = say(&mut connection, frames);
     let error = connection.failure().unwrap_or_else(|| panic!("no violation: {events:?}"));
@@ -23,7 +24,7 @@ fn breaks(mut connection: Connection, frames: &[Frame<'_>], problem: &str) {
         assert_eq!(replies.count(), 1, "call {call} in {events:?}");
     }
     assert_eq!((connection.calls_made(), connection.calls_served()), (0, 0));
-    assert!(connection.open(GET, &text("k")).is_err());
+    assert!(connection.open(&unary(GET), Some(&text("k"))).is_err());
     assert_eq!(say(&mut connection, &[open(101, GET, b""), open(102, GET, b"")]), [], "it is over");
 }
 
@@ -135,21 +136,33 @@ fn more_calls_at_once_than_the_stated_limit() {
     let mut served = plugin();
     say(&mut served, &opens[..2]);
     served.reply(1, response(&text("")));
+    output(&mut served);
     assert_eq!(say(&mut served, &opens[2..]), [Seen::request(5, GET, b"")]);
 }
 
 #[test]
 fn f5_an_unknown_kind_below_64() {
     for kind in [0, 11, 63] {
-        breaks(host(), &[Frame { call: 1, ..of_kind(kind) }], &format!("unknown kind {kind}"));
-        breaks(plugin(), &[Frame { call: 1, ..of_kind(kind) }], &format!("unknown kind {kind}"));
+        breaks(
+            host(),
+            &[Frame { call: 1, ..of_kind(kind) }],
+            &format!("kind {kind}, which is unknown"),
+        );
+        breaks(
+            plugin(),
+            &[Frame { call: 1, ..of_kind(kind) }],
+            &format!("kind {kind}, which is unknown"),
+        );
     }
 }
 
 #[test]
 fn f5_frames_of_features_that_are_not_in_use() {
-    for kind in [5, 6, 7, 8, 10] {
-        breaks(host(), &[Frame { call: 1, ..of_kind(kind) }], &format!("unknown kind {kind}"));
+    for kind in [kind::CANCEL, kind::CREDIT, kind::PING, kind::PONG, kind::READY] {
+        for connection in [host(), plugin()] {
+            let frame = Frame { call: 1, ..of_kind(kind) };
+            breaks(connection, &[frame], "of a feature that is not in use");
+        }
     }
 }
 

@@ -1,0 +1,417 @@
+//! Calls of this side: making them, and waiting for what comes of them.
+
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::lead::{Lead, Wakes};
+use super::link::{Link, State};
+use super::messages::{Inbox, Messages};
+use super::patience::Patience;
+use super::waiter::{Waiter, Woken};
+use super::worker::{Task, Worker};
+use crate::error::{Error, Result};
+use crate::options::Outbound;
+use crate::protocol::Opening;
+use crate::service::MethodKind;
+use crate::stream::Outgoing;
+
+/// What a call is sent with: one message, or a stream of them.
+pub(crate) enum Requests<'a, M> {
+    One(&'a M),
+    Stream(Box<dyn Outgoing>),
+}
+
+impl Link {
+    // ---- calls
+
+    /// Calls a method of the other side, and waits for the reply.
+    pub(crate) fn call(
+        self: &Arc<Self>,
+        outbound: &Outbound<'_>,
+        request: &impl Message,
+    ) -> Result<Bytes> {
+        let patience = Patience::new(self, outbound.deadline, &outbound.cancel);
+        let (state, call) = self.open(outbound, Some(request), &patience)?;
+        self.wait_for_reply(state, call, &patience).map_err(|error| patience.explain(error))
+    }
+
+    /// Calls a method with a stream of requests, and waits for the reply.
+    pub(crate) fn call_with_stream(
+        self: &Arc<Self>,
+        outbound: &Outbound<'_>,
+        requests: Box<dyn Outgoing>,
+    ) -> Result<Bytes> {
+        let patience = Patience::new(self, outbound.deadline, &outbound.cancel);
+        let (mut state, call) = self.open(outbound, None::<&()>, &patience)?;
+        self.begin_pump(&mut state, call, requests);
+        let state = self.hire(state);
+        self.wait_for_reply(state, call, &patience).map_err(|error| patience.explain(error))
+    }
+
+    /// Calls a method that answers with a stream.
+    pub(crate) fn call_streaming<M: Message>(
+        self: &Arc<Self>,
+        outbound: &Outbound<'_>,
+        requests: Requests<'_, M>,
+    ) -> Result<Messages> {
+        let patience = Patience::new(self, outbound.deadline, &outbound.cancel);
+        let request = match &requests {
+            Requests::One(request) => Some(*request),
+            Requests::Stream(_) => None,
+        };
+        let (mut state, call) = self.open(outbound, request, &patience)?;
+        state.inboxes.insert(call, Inbox::default());
+        if let Requests::Stream(requests) = requests {
+            self.begin_pump(&mut state, call, requests);
+            state = self.hire(state);
+        }
+        drop(self.flush_or_leave(state));
+        Ok(Messages::of_call(self.clone(), call, outbound.deadline, outbound.cancel.clone()))
+    }
+
+    /// Calls a method without waiting for what becomes of it. Waits only while as many calls are under way as the
+    /// other side takes.
+    pub(crate) fn call_one_way(
+        self: &Arc<Self>,
+        outbound: &Outbound<'_>,
+        request: &impl Message,
+    ) -> Result<()> {
+        let patience = Patience::new(self, outbound.deadline, &outbound.cancel);
+        let (mut state, _) = self.open(outbound, Some(request), &patience)?;
+        state.active = true;
+        self.keep_ticking(&mut state);
+        drop(self.flush_or_leave(state));
+        Ok(())
+    }
+
+    /// Asks the other side for a sign of life, and says how long it took.
+    pub(crate) fn ping(self: &Arc<Self>, at_most: Duration) -> Result<Duration> {
+        let begin = Instant::now();
+        let patience = Patience::until_then(begin.checked_add(at_most));
+        let mut state = self.lock();
+        let ticket = state.next_ticket();
+        state.core.ping(&ticket.to_le_bytes())?;
+        state.pings.insert(ticket);
+        let answered = self.wait_until(state, ticket, &patience, |state| {
+            let failure = state.core.failure().map(Error::duplicate);
+            (!state.pings.contains(&ticket) || failure.is_some()).then_some(failure)
+        });
+        match answered {
+            Ok((None, _)) => Ok(begin.elapsed()),
+            Ok((Some(failure), _)) => Err(failure),
+            Err(mut state) => {
+                state.pings.remove(&ticket);
+                Err(patience.error())
+            }
+        }
+    }
+
+    /// Waits until the plugin can be called.
+    pub(super) fn wait_for_ready(self: &Arc<Self>, until: Option<Instant>) -> Result<()> {
+        let patience = Patience::until_then(until);
+        let mut state = self.lock();
+        let ticket = state.next_ticket();
+        let waited = self.wait_until(state, ticket, &patience, |state| {
+            if state.core.is_ready() {
+                // If it has ended since, the first call says so.
+                return Some(None);
+            }
+            state.core.failure().map(|failure| Some(failure.duplicate()))
+        });
+        match waited {
+            Ok((failure, _)) => failure.map_or(Ok(()), Err),
+            Err(mut state) => {
+                let mut wakes = Wakes::default();
+                state.core.handle_timeout(Instant::now(), &mut []);
+                self.handle_events(&mut state, None, &mut wakes);
+                let failure = state.core.failure().map(Error::duplicate);
+                drop(state);
+                wakes.wake();
+                Err(failure.unwrap_or_else(|| patience.error()))
+            }
+        }
+    }
+
+    // ---- opening
+
+    /// Starts a call as soon as the other side takes one more.
+    fn open(
+        self: &Arc<Self>,
+        outbound: &Outbound<'_>,
+        request: Option<&impl Message>,
+        patience: &Patience<'_>,
+    ) -> Result<(MutexGuard<'_, State>, u64)> {
+        let mut state = self.lock();
+        if !state.core.can_open() || !state.space.is_empty() {
+            state = self.wait_for_space(state, patience)?;
+        }
+        let mut opening = Opening {
+            method: outbound.method,
+            streams_requests: matches!(
+                outbound.kind,
+                MethodKind::ClientStreaming | MethodKind::BidiStreaming
+            ),
+            streams_responses: matches!(
+                outbound.kind,
+                MethodKind::ServerStreaming | MethodKind::BidiStreaming
+            ),
+            deadline: None,
+            within: outbound.within,
+            metadata: outbound.metadata,
+        };
+        if !patience.is_endless() {
+            if patience.is_over() {
+                return Err(patience.error());
+            }
+            opening.deadline = outbound.deadline.map(|deadline| (deadline, Instant::now()));
+        }
+        let call = state.core.open(&opening, request)?;
+        if cfg!(feature = "tracing") && self.log.get().is_some() {
+            state.spans.insert(call, outbound.span.clone());
+        }
+        Ok((state, call))
+    }
+
+    /// Waits in the queue of those that wait to make a call.
+    fn wait_for_space<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        patience: &Patience<'_>,
+    ) -> Result<MutexGuard<'a, State>> {
+        let ticket = state.next_ticket();
+        state.space.push_back(ticket);
+        let waited = self.wait_until(state, ticket, patience, |state| {
+            let is_next = state.core.can_open() && state.space.front() == Some(&ticket);
+            (state.core.failure().is_some() || is_next).then_some(())
+        });
+        let (mut state, result) = match waited {
+            Ok(((), state)) => (state, Ok(())),
+            Err(state) => (state, Err(patience.error())),
+        };
+        state.space.retain(|other| *other != ticket);
+        // There may be room for one more; and where this thread gave up, the next is first now.
+        let mut wakes = Wakes::default();
+        state.wake_space(&mut wakes);
+        wakes.wake();
+        result.map(|()| state)
+    }
+
+    // ---- waiting
+
+    /// Waits for the reply to a call that was just made, reading if nobody else does.
+    fn wait_for_reply<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        call: u64,
+        patience: &Patience<'_>,
+    ) -> Result<Bytes> {
+        let mut waiter = match Lead::take(self, &mut state, Some(call)) {
+            Some(lead) => match self.read_until_done(state, lead, call, patience) {
+                Ok(outcome) => return outcome,
+                Err(waiter) => waiter,
+            },
+            None => {
+                let waiter = state.add_waiter(call);
+                drop(self.flush_or_leave(state));
+                waiter
+            }
+        };
+        loop {
+            match waiter.wait(patience) {
+                Woken::Done(outcome) => return outcome,
+                Woken::Look => {
+                    let mut state = self.lock();
+                    let Some(waiting) = state.waiters.get_mut(&call) else {
+                        // The outcome is on its way to the waiter.
+                        continue;
+                    };
+                    if !waiting.nested.is_empty() {
+                        waiting.is_busy = true;
+                        let nested = std::mem::take(&mut waiting.nested);
+                        state = self.run_nested(state, nested);
+                        if let Some(waiting) = state.waiters.get_mut(&call) {
+                            waiting.is_busy = false;
+                        } else {
+                            continue;
+                        }
+                    }
+                    if let Some(lead) = Lead::take(self, &mut state, Some(call)) {
+                        state.waiters.remove(&call);
+                        match self.read_until_done(state, lead, call, patience) {
+                            Ok(outcome) => return outcome,
+                            Err(again) => waiter = again,
+                        }
+                    }
+                }
+                Woken::Impatient => {
+                    // If it has ended meanwhile, the outcome is there or on its way.
+                    drop(self.give_up(self.lock(), call, &patience.error()));
+                    match waiter.wait(&Patience::ENDLESS) {
+                        Woken::Done(outcome) => return outcome,
+                        Woken::Look | Woken::Impatient => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads until the call has ended. If there is nothing more to read before that, or there are calls to be run on
+    /// this thread, the outcome comes to the waiter that is returned.
+    fn read_until_done<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        mut lead: Lead<'a>,
+        call: u64,
+        patience: &Patience<'_>,
+    ) -> std::result::Result<Result<Bytes>, Arc<Waiter>> {
+        loop {
+            state = self.flush_and_read(state, &mut lead, patience);
+            let mut wakes = Wakes::default();
+            lead.handle_events(&mut state, &mut wakes);
+            if lead.own.outcome.is_none() && !patience.is_endless() && patience.is_over() {
+                let error = patience.error();
+                state.with_taken(|core, taken| core.cancel(call, &error, taken));
+                lead.handle_events(&mut state, &mut wakes);
+            }
+            if lead.own.outcome.is_some() || state.input_ended || !lead.own.nested.is_empty() {
+                let own = lead.release(&mut state, &mut wakes);
+                let result = match own.outcome {
+                    Some(outcome) => {
+                        for task in own.nested {
+                            state.workers.enqueue(task);
+                        }
+                        Ok(outcome)
+                    }
+                    None => {
+                        let waiter = state.add_waiter(call);
+                        if let Some(waiting) = state.waiters.get_mut(&call) {
+                            waiting.nested = own.nested;
+                            waiter.look();
+                        }
+                        Err(waiter)
+                    }
+                };
+                state = self.hire(state);
+                // What is queued behind a full pipe must not wait for the next call.
+                drop(self.flush_or_leave(state));
+                wakes.wake();
+                return result;
+            }
+            if state.workers.has_queue() {
+                state = self.hire(state);
+            }
+            if !wakes.is_empty() {
+                drop(state);
+                wakes.wake();
+                state = self.lock();
+            }
+        }
+    }
+
+    /// Waits until `done` finds what it looks for, reading if nobody else does. `key` is the call in whose name this
+    /// thread waits, or a ticket. `Err` if the patience is over.
+    pub(super) fn wait_until<'a, R>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        key: u64,
+        patience: &Patience<'_>,
+        mut done: impl FnMut(&mut State) -> Option<R>,
+    ) -> std::result::Result<(R, MutexGuard<'a, State>), MutexGuard<'a, State>> {
+        loop {
+            if let Some(result) = done(&mut state) {
+                return Ok((result, state));
+            }
+            if patience.is_over() {
+                return Err(state);
+            }
+            let nested = match Lead::take(self, &mut state, Some(key)) {
+                Some(lead) => {
+                    let found;
+                    let nested;
+                    (state, found, nested) = self.read_until(state, lead, patience, &mut done);
+                    if let Some(result) = found {
+                        for task in nested {
+                            state.workers.enqueue(task);
+                        }
+                        return Ok((result, self.hire(state)));
+                    }
+                    nested
+                }
+                None => {
+                    let waiter = state.add_waiter(key);
+                    drop(self.flush_or_leave(state));
+                    let _ = waiter.wait(patience);
+                    state = self.lock();
+                    state.waiters.remove(&key).map(|waiting| waiting.nested).unwrap_or_default()
+                }
+            };
+            if !nested.is_empty() {
+                state = self.run_nested(state, nested);
+            }
+        }
+    }
+
+    /// Reads until `done` finds what it looks for, there is nothing more to read, the patience is over, or there are
+    /// calls to be run on this thread.
+    fn read_until<'a, R>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        mut lead: Lead<'a>,
+        patience: &Patience<'_>,
+        done: &mut impl FnMut(&mut State) -> Option<R>,
+    ) -> (MutexGuard<'a, State>, Option<R>, Vec<Task>) {
+        loop {
+            state = self.flush_and_read(state, &mut lead, patience);
+            let mut wakes = Wakes::default();
+            lead.handle_events(&mut state, &mut wakes);
+            let found = done(&mut state);
+            let ends = found.is_some() || state.input_ended || !lead.own.nested.is_empty();
+            if ends || patience.is_over() {
+                let own = lead.release(&mut state, &mut wakes);
+                drop(self.flush_or_leave(state));
+                wakes.wake();
+                return (self.lock(), found, own.nested);
+            }
+            if state.workers.has_queue() {
+                state = self.hire(state);
+            }
+            if !wakes.is_empty() {
+                drop(state);
+                wakes.wake();
+                state = self.lock();
+            }
+        }
+    }
+
+    /// Ends a call for its caller, who does not wait any longer. The outcome goes where it would have gone.
+    pub(super) fn give_up<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        call: u64,
+        error: &Error,
+    ) -> MutexGuard<'a, State> {
+        let mut wakes = Wakes::default();
+        state.with_taken(|core, taken| core.cancel(call, error, taken));
+        self.handle_events(&mut state, None, &mut wakes);
+        state = self.flush_or_leave(state);
+        drop(state);
+        wakes.wake();
+        self.lock()
+    }
+
+    /// Runs calls that the handler of this thread's own call makes in turn.
+    fn run_nested<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        nested: Vec<Task>,
+    ) -> MutexGuard<'a, State> {
+        let mut worker = Worker::default();
+        for task in nested {
+            state = self.run_task(state, task, &mut worker);
+        }
+        self.flush_or_leave(state)
+    }
+}

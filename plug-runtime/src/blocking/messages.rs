@@ -1,0 +1,161 @@
+//! Streams that arrive.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::lead::Wakes;
+use super::link::{Link, State};
+use super::patience::Patience;
+use crate::cancel::CancelToken;
+use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::Cost;
+
+/// What has arrived of a stream and was not read. The credit that the other side gets bounds it.
+#[derive(Default)]
+pub(super) struct Inbox {
+    pub(super) messages: VecDeque<(Bytes, Cost)>,
+    /// How the stream has ended, if it has.
+    pub(super) end: Option<Result<()>>,
+    /// Wakes who has found it empty.
+    pub(super) waker: Option<Waker>,
+}
+
+/// The messages that arrive in one direction of one call, encoded. Dropping it before its end cancels a call of this
+/// side, and in a call of the other side lets it send no more.
+pub(crate) struct Messages {
+    link: Arc<Link>,
+    call: u64,
+    deadline: Option<Instant>,
+    cancel: [Option<CancelToken>; 2],
+    has_ended: bool,
+}
+
+impl Messages {
+    /// The responses to a call of this side.
+    pub(super) fn of_call(
+        link: Arc<Link>,
+        call: u64,
+        deadline: Option<Instant>,
+        cancel: [Option<CancelToken>; 2],
+    ) -> Messages {
+        Messages { link, call, deadline, cancel, has_ended: false }
+    }
+
+    /// The requests of a call of the other side. Their end comes with the end of the call.
+    pub(super) fn of_requests(link: Arc<Link>, call: u64) -> Messages {
+        Messages::of_call(link, call, None, [None, None])
+    }
+
+    /// The next message, waiting for it; `None` after the last. An error is the last.
+    pub(crate) fn next(&mut self) -> Option<Result<Bytes>> {
+        if self.has_ended {
+            return None;
+        }
+        let taken = self.wait_for_next();
+        self.end_with(taken)
+    }
+
+    fn wait_for_next(&self) -> Option<Result<Bytes>> {
+        let patience = Patience::new(&self.link, self.deadline, &self.cancel);
+        let call = self.call;
+        let mut state = self.link.lock();
+        loop {
+            match self.link.wait_until(state, call, &patience, |state| state.take(call)) {
+                Ok((taken, state)) => {
+                    // Credit goes out at once: its sender may be waiting for it.
+                    drop(self.link.flush_or_leave(state));
+                    return taken.map(|taken| taken.map_err(|error| patience.explain(error)));
+                }
+                // The inbox gets the outcome, behind what has arrived before. If the call has ended meanwhile, that is
+                // the outcome.
+                Err(late) => {
+                    state = self.link.give_up(late, call, &patience.error());
+                    if let Some(taken) = state.take(call) {
+                        drop(self.link.flush_or_leave(state));
+                        return taken;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next message if it is there; otherwise `waker` is woken once it may be.
+    pub(crate) fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<Bytes>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let mut state = self.link.lock();
+        match state.take(self.call) {
+            Some(taken) => {
+                drop(self.link.flush_or_leave(state));
+                Poll::Ready(self.end_with(taken))
+            }
+            None => {
+                if let Some(inbox) = state.inboxes.get_mut(&self.call) {
+                    inbox.waker = Some(waker.clone());
+                }
+                // Somebody has to read what comes.
+                state.active = true;
+                self.link.keep_ticking(&mut state);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn end_with(&mut self, taken: Option<Result<Bytes>>) -> Option<Result<Bytes>> {
+        self.has_ended = !matches!(taken, Some(Ok(_)));
+        taken
+    }
+}
+
+impl State {
+    /// Takes the next message of a stream, or its end. `None` if neither is there.
+    #[expect(
+        clippy::option_option,
+        reason = "the outer says whether to wait, the inner whether the stream goes on"
+    )]
+    fn take(&mut self, call: u64) -> Option<Option<Result<Bytes>>> {
+        let Some(inbox) = self.inboxes.get_mut(&call) else { return Some(None) };
+        if let Some((message, cost)) = inbox.messages.pop_front() {
+            self.core.consume(call, cost);
+            return Some(Some(Ok(message)));
+        }
+        let end = inbox.end.take()?;
+        self.inboxes.remove(&call);
+        Some(end.err().map(Err))
+    }
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        let mut state = self.link.lock();
+        let Some(inbox) = state.inboxes.remove(&self.call) else { return };
+        for (_, cost) in inbox.messages {
+            state.core.consume(self.call, cost);
+        }
+        if inbox.end.is_none() {
+            state.core.discard(self.call);
+            let error = Error::of_kind(ErrorKind::Cancelled, "its stream was dropped");
+            let mut wakes = Wakes::default();
+            let call = self.call;
+            // Nothing for a call of the other side: it goes on.
+            state.with_taken(|core, taken| core.cancel(call, &error, taken));
+            self.link.handle_events(&mut state, None, &mut wakes);
+            drop(self.link.flush_or_leave(state));
+            wakes.wake();
+        } else {
+            drop(self.link.flush_or_leave(state));
+        }
+    }
+}
+
+impl fmt::Debug for Messages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Messages").field("call", &self.call).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,101 @@
+//! How long a thread waits for a call, and what ends its wait early.
+
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::thread::Thread;
+use std::time::Instant;
+
+use super::link::Link;
+use crate::cancel::{CancelToken, Registration};
+use crate::error::{Code, Error, ErrorKind};
+
+/// What a waiting thread is told to wait no longer by.
+#[derive(Default)]
+pub(super) struct Patience<'a> {
+    deadline: Option<Instant>,
+    tokens: &'a [Option<CancelToken>],
+    /// Wake this thread when a token is cancelled.
+    registrations: Vec<Registration>,
+}
+
+impl<'a> Patience<'a> {
+    /// Waits for ever.
+    pub(super) const ENDLESS: Patience<'static> =
+        Patience { deadline: None, tokens: &[], registrations: Vec::new() };
+
+    /// For the current thread.
+    pub(super) fn new(
+        link: &Arc<Link>,
+        deadline: Option<Instant>,
+        tokens: &'a [Option<CancelToken>],
+    ) -> Patience<'a> {
+        if tokens.iter().all(Option::is_none) {
+            return Patience { deadline, ..Patience::ENDLESS };
+        }
+        let rouse = Rouse { thread: std::thread::current(), link: link.clone() };
+        let waker = Waker::from(Arc::new(rouse));
+        let registrations = tokens.iter().flatten().map(|token| token.on_cancel(waker.clone()));
+        Patience { deadline, tokens, registrations: registrations.collect() }
+    }
+
+    /// Until a point in time.
+    pub(super) fn until_then(deadline: Option<Instant>) -> Patience<'static> {
+        Patience { deadline, ..Patience::ENDLESS }
+    }
+
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether it never is over.
+    pub(super) fn is_endless(&self) -> bool {
+        self.deadline.is_none() && self.registrations.is_empty()
+    }
+
+    /// Whether the bell wakes this thread before its time.
+    pub(super) fn listens(&self) -> bool {
+        !self.registrations.is_empty()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_cancelled() || self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.tokens.iter().flatten().any(CancelToken::is_cancelled)
+    }
+
+    /// Why the wait is over.
+    pub(super) fn error(&self) -> Error {
+        if self.is_cancelled() {
+            Error::of_kind(ErrorKind::Cancelled, "the call was cancelled by its caller")
+        } else {
+            Error::of_kind(ErrorKind::Deadline, "the call did not end in time")
+        }
+    }
+}
+
+impl Patience<'_> {
+    /// The error of a call that this was for. A handler that was told to stop because the time is over may say so
+    /// before this side does.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let is_told = matches!(error.code(), Code::Cancelled | Code::DeadlineExceeded);
+        if error.kind() == ErrorKind::Status && is_told && self.is_over() {
+            return self.error().with_delivery(error.delivery());
+        }
+        error
+    }
+}
+
+/// Wakes a thread wherever it waits: parked, or reading for all.
+struct Rouse {
+    thread: Thread,
+    link: Arc<Link>,
+}
+
+impl Wake for Rouse {
+    fn wake(self: Arc<Self>) {
+        self.thread.unpark();
+        self.link.ring();
+    }
+}

@@ -1,0 +1,184 @@
+//! Streams that are sent: taking items from where they come from, as long as the other side takes them.
+//!
+//! A pump has no thread of its own. It runs when its stream begins, when there is room again, and when a source
+//! that had nothing has something: on a worker for the first two, and for the last on the thread that brought it.
+//! Only a source that blocks, an iterator of the user's, keeps a thread while it does.
+
+use std::sync::{Arc, MutexGuard, Weak};
+use std::task::{Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use super::lead::Wakes;
+use super::link::{Link, State, cancelled};
+use super::worker::Task;
+use crate::error::{Delivery, Result};
+use crate::panics;
+use crate::stream::Outgoing;
+
+/// A stream that is sent.
+pub(super) struct Pump {
+    /// `None` while a thread takes items from it.
+    source: Option<Box<dyn Outgoing>>,
+    /// Whether it waits for room.
+    is_full: bool,
+    /// Whether its source has got something since it was last asked.
+    is_woken: bool,
+    /// When its last item was sent, and since when items wait for a write.
+    last_item: Option<Instant>,
+    waiting_since: Option<Instant>,
+}
+
+impl Pump {
+    /// Takes the source away, if no thread is at it: nothing is sent any more.
+    pub(super) fn stop(&mut self) -> Option<Box<dyn Outgoing>> {
+        self.source.take()
+    }
+
+    /// Notes that there is room. Says whether it was waited for.
+    pub(super) fn take_room(&mut self) -> bool {
+        std::mem::take(&mut self.is_full)
+    }
+
+    /// Whether the item that was just queued is to be written at once.
+    ///
+    /// The first after a pause is. In a burst they are written together, 32 KiB or what 2 ms bring: a write for
+    /// each would cost more than the rest of it.
+    fn wants_flush(&mut self, queued: usize) -> bool {
+        let now = Instant::now();
+        let is_first = self.last_item.is_none_or(|last| now.duration_since(last) >= QUIET);
+        self.last_item = Some(now);
+        let since = *self.waiting_since.get_or_insert(now);
+        let flush = is_first || queued >= BURST || now.duration_since(since) >= BURST_TIME;
+        if flush {
+            self.waiting_since = None;
+        }
+        flush
+    }
+}
+
+impl Link {
+    /// Begins to send a stream in a call, as soon as a worker comes by.
+    pub(super) fn begin_pump(&self, state: &mut State, call: u64, source: Box<dyn Outgoing>) {
+        let pump = Pump {
+            source: Some(source),
+            is_full: false,
+            is_woken: false,
+            last_item: None,
+            waiting_since: None,
+        };
+        state.pumps.insert(call, pump);
+        state.workers.enqueue(Task::Pump(call));
+    }
+
+    /// Sends what a stream has, until there is no room or nothing more at the moment.
+    pub(super) fn run_pump<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        call: u64,
+    ) -> MutexGuard<'a, State> {
+        let Some(pump) = state.pumps.get_mut(&call) else { return state };
+        let Some(mut source) = pump.source.take() else {
+            // Another thread is at it, and looks again.
+            pump.is_woken = true;
+            return state;
+        };
+        let waker = Waker::from(Arc::new(PumpWaker { link: Arc::downgrade(self), call }));
+        let mut item = Vec::new();
+        state.workers.begin_running();
+        let outcome = loop {
+            if !state.core.can_send(call) {
+                break Some(Err(cancelled(Delivery::MayHaveRun)));
+            }
+            drop(state);
+            item.clear();
+            let polled = poll(&mut *source, &waker, &mut item);
+            state = self.lock();
+            let Some(pump) = state.pumps.get_mut(&call) else { break None };
+            match polled {
+                Poll::Ready(Some(Ok(()))) => {}
+                Poll::Ready(Some(Err(error))) => break Some(Err(error)),
+                Poll::Ready(None) => break Some(Ok(())),
+                Poll::Pending if std::mem::take(&mut pump.is_woken) => continue,
+                Poll::Pending => {
+                    pump.waiting_since = None;
+                    pump.source = Some(source);
+                    state.workers.end_running();
+                    return self.flush_or_leave(state);
+                }
+            }
+            let has_room = match state.core.send(call, &item) {
+                Ok(has_room) => has_room,
+                Err(error) => break Some(Err(error)),
+            };
+            let queued = state.core.queued();
+            let Some(pump) = state.pumps.get_mut(&call) else { break None };
+            if !has_room {
+                pump.is_full = true;
+                pump.waiting_since = None;
+                pump.source = Some(source);
+                state.workers.end_running();
+                return self.flush_or_leave(state);
+            }
+            if pump.wants_flush(queued) {
+                state = self.flush_or_leave(state);
+            } else {
+                state.workers.note_unsent();
+                self.keep_ticking(&mut state);
+            }
+        };
+        state.workers.end_running();
+        let mut wakes = Wakes::default();
+        wakes.errand.dropped.push(source);
+        state.pumps.remove(&call);
+        if let Some(result) = outcome {
+            self.end_pump(&mut state, call, result);
+        }
+        self.handle_events(&mut state, None, &mut wakes);
+        state = self.flush_or_leave(state);
+        drop(state);
+        wakes.wake();
+        self.lock()
+    }
+
+    /// Ends a stream: of responses with their call, of requests with the leave to answer, or with a cancel.
+    fn end_pump(&self, state: &mut State, call: u64, result: Result<()>) {
+        state.running.remove(call);
+        if state.core.is_wanted(call) {
+            match result {
+                Ok(()) => state.core.end_requests(call),
+                Err(error) => state.with_taken(|core, taken| core.cancel(call, &error, taken)),
+            }
+        } else {
+            state.core.finish(call, result);
+        }
+        self.note_served(state);
+    }
+}
+
+/// Asks a source for its next item. A panic is an error.
+fn poll(source: &mut dyn Outgoing, waker: &Waker, item: &mut Vec<u8>) -> Poll<Option<Result<()>>> {
+    panics::catch("the stream", || source.poll_message(waker, item))
+        .unwrap_or_else(|error| Poll::Ready(Some(Err(error))))
+}
+
+/// Runs a pump whose source has something, on the thread that brought it.
+struct PumpWaker {
+    link: Weak<Link>,
+    call: u64,
+}
+
+impl Wake for PumpWaker {
+    fn wake(self: Arc<Self>) {
+        if let Some(link) = self.link.upgrade() {
+            let state = link.run_pump(link.lock(), self.call);
+            drop(link.hire(state));
+        }
+    }
+}
+
+/// An item that comes so long after the one before is sent at once.
+const QUIET: Duration = Duration::from_micros(100);
+
+/// How much of a burst is written together at most, and how long its first item waits for the others.
+const BURST: usize = 32 << 10;
+const BURST_TIME: Duration = Duration::from_millis(2);
