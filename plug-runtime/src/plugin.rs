@@ -43,6 +43,10 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// [`Description::attributes`](crate::Description::attributes).
     const ATTRIBUTES: &'static [(&'static str, &'static str)] = &[];
 
+    /// How many calls of its host, streams included, the plugin serves at once: more wait on the host's side. Each handler
+    /// that runs at the same time takes a thread; a stream takes one only while its iterator makes the next item.
+    const MAX_CALLS: u32 = 1024;
+
     /// Called once, before the first call. `host` has proxies for what the host offers, and its
     /// [configuration](Peer::config).
     ///

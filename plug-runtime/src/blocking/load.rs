@@ -151,7 +151,7 @@ fn hello(settings: &Settings) -> Result<Hello> {
         own.config = Some(Config { type_name: String::new(), value: config.clone().into() });
     }
     own.max_message = settings.max_message as u64;
-    own.max_calls = super::MAX_CALLS;
+    own.max_calls = settings.max_calls;
     Ok(own)
 }
 

@@ -37,6 +37,3 @@ pub(crate) use messages::Messages;
 pub(crate) use remote::Remote;
 pub(crate) use serve::command_for;
 pub use serve::{hosted, in_process, run, run_with};
-
-/// How many calls each side serves at once. More wait on the calling side.
-const MAX_CALLS: u32 = 1024;

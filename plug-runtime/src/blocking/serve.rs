@@ -180,7 +180,7 @@ pub(super) fn hello<P: Plugin>() -> Hello {
         .iter()
         .map(|&(key, value)| Pair { key: key.to_owned(), value: value.into() })
         .collect();
-    own.max_calls = super::MAX_CALLS;
+    own.max_calls = P::MAX_CALLS;
     own
 }
 

@@ -73,6 +73,8 @@ pub(crate) struct Settings {
     pub(crate) config: Option<Vec<u8>>,
     /// What the host offers to the plugin.
     pub(crate) offers: Vec<Offers>,
+    /// How many calls of the plugin the host serves at once.
+    pub(crate) max_calls: u32,
     /// Whether what it prints becomes log events.
     pub(crate) trace_stderr: bool,
 }
@@ -104,6 +106,7 @@ impl Command {
                 timeout: None,
                 config: None,
                 offers: Vec::new(),
+                max_calls: 1024,
                 trace_stderr: false,
             },
         }
@@ -175,6 +178,13 @@ impl Command {
     #[cfg(feature = "tracing")]
     pub fn trace_stderr(mut self, trace: bool) -> Command {
         self.settings.trace_stderr = trace;
+        self
+    }
+
+    /// How many calls of the plugin, streams included, the host serves at once: more wait on the plugin's side. Default:
+    /// 1024. 0: as many as come.
+    pub fn max_calls(mut self, calls: u32) -> Command {
+        self.settings.max_calls = calls;
         self
     }
 
