@@ -22,6 +22,8 @@
 //! - The fields of a request become arguments, in the order of their numbers, a oneof at its lowest.
 //!   A response without fields becomes `()`, one with a single field becomes that field's value, any
 //!   other stays a message. Well-known types stay whole.
+//! - A `stream` becomes a `plug::Stream` of messages, which are never unwrapped. The fields of a request whose
+//!   response is a stream are arguments all the same.
 //! - `import "plug.proto"` brings options: `(plugpb.magic)`, `(plugpb.version)` and
 //!   `(plugpb.unwrap_methods)` for services, `(plugpb.unwrap)` and `(plugpb.one_way)` for methods. The
 //!   file need not be on disk; for protoc, `protoc-gen-plug --include DIR` writes it.

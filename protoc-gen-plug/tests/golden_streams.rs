@@ -96,6 +96,10 @@ fn item(text: &str) -> Item {
     Item { text: text.to_owned() }
 }
 
+fn all<T>(stream: Result<Stream<T>>) -> Vec<T> {
+    stream.unwrap().collect::<Result<_>>().unwrap()
+}
+
 /// The proxy, and what the plugin is told one-way.
 fn streams() -> (StreamsProxy, mpsc::Receiver<String>) {
     let (told, receiver) = mpsc::sync_channel(10);
@@ -130,4 +134,46 @@ fn one_way_calls_arrive_whatever_their_result_is() {
         .collect();
     arrived.sort();
     assert_eq!(arrived, ["LEVEL_HIGH 2", "keep", "note"]);
+}
+
+#[test]
+fn a_stream_of_responses_arrives_whole_and_in_order() {
+    let (streams, _told) = streams();
+    let totals: Vec<u64> =
+        streams.count(0, 1000).unwrap().map(|total| total.unwrap().total).collect();
+    assert_eq!(totals, (0..1000).collect::<Vec<u64>>());
+    assert_eq!(streams.count(5, 5).unwrap().count(), 0);
+    assert_eq!(streams.whole(Range { from: 1, to: 4 }).unwrap().count(), 3);
+    let items = vec![item("a"), item("b")];
+    assert_eq!(all(streams.select(Level::High, items.clone())), items);
+    assert_eq!(all(streams.select(Level::Low, items)), []);
+    assert_eq!(all(streams.all()), [item("all")]);
+    assert_eq!(all(streams.fresh()), ["fresh"]);
+}
+
+#[test]
+fn a_stream_of_requests_is_made_of_anything_that_iterates() {
+    let (streams, _told) = streams();
+    assert_eq!(streams.add((1..=100).map(|total| Total { total })).unwrap(), 5050);
+    let rated = [Level::Low, Level::High, Level::Low].map(|level| Rated { level: level.into() });
+    assert_eq!(streams.highest(rated).unwrap(), Level::High);
+    assert_eq!(streams.highest([]).unwrap(), Level::Unspecified);
+    let summary = streams.summarize(vec![item("one"), item("three")]).unwrap();
+    assert_eq!(summary, Summary { count: 2, longest: "three".to_owned() });
+    streams.drain([Nothing {}; 3]).unwrap();
+}
+
+#[test]
+fn streams_go_both_ways_at_once() {
+    let (streams, _told) = streams();
+    let (sender, requests) = Stream::channel(1);
+    let mut echo = streams.echo(requests).unwrap();
+    for text in ["one", "two", "three"] {
+        sender.send(item(text)).unwrap();
+        assert_eq!(echo.next().unwrap().unwrap(), item(text));
+    }
+    drop(sender);
+    assert!(echo.next().is_none());
+    let texts = all(streams.texts(["a".to_owned(), String::new()]));
+    assert_eq!(texts, ["a", ""], "an empty message is one");
 }
