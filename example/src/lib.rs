@@ -5,8 +5,11 @@
 
 plug::include_proto!("example");
 
+mod files;
 mod json;
 mod store;
+mod sync;
+mod watchers;
 
 pub use json::Json;
 pub use store::Store;

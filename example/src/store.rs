@@ -1,17 +1,24 @@
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use plug::{Code, Error};
+use plug::{Code, Error, Stream};
 
-use crate::{Kv, KvService};
+use crate::files::{Draft, Files};
+use crate::sync::Answers;
+use crate::watchers::Watchers;
+use crate::{Audit, Event, Kv, KvService, Pair};
 
-/// A key-value store in a directory: a file a key.
-#[derive(Debug)]
+/// A key-value store in a directory: a file a key. A clone is the same store.
+#[derive(Clone)]
 pub struct Store {
-    directory: PathBuf,
+    shared: Arc<Shared>,
+    audit: Option<Arc<dyn Audit>>,
+}
+
+struct Shared {
+    files: Files,
+    watchers: Watchers,
 }
 
 impl Store {
@@ -21,125 +28,99 @@ impl Store {
     ///
     /// If it cannot be made.
     pub fn open(directory: impl Into<PathBuf>) -> plug::Result<Store> {
-        let directory = directory.into();
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot make the directory {}", directory.display()))?;
-        Ok(Store { directory })
+        let shared =
+            Shared { files: Files::open(directory.into())?, watchers: Watchers::default() };
+        Ok(Store { shared: Arc::new(shared), audit: None })
     }
 
-    fn path(&self, key: &str) -> plug::Result<PathBuf> {
-        Ok(self.directory.join(file_name(key)?))
+    /// The same store, which asks `audit` before it stores a value, and tells it after that.
+    pub fn audited(self, audit: impl Audit) -> Store {
+        Store { audit: Some(Arc::new(audit)), ..self }
+    }
+
+    pub(crate) fn keys(&self, prefix: &str) -> plug::Result<Vec<String>> {
+        self.shared.files.keys(prefix)
+    }
+
+    /// What is stored under a key, if there is anything.
+    pub(crate) fn existing(&self, key: String) -> plug::Result<Option<Event>> {
+        let value = self.shared.files.read(&key)?;
+        Ok(value.map(|value| Event { key, value, existing: true }))
+    }
+
+    /// Stores a value unless there is one. Returns what is stored then.
+    pub(crate) fn put_if_absent(&self, key: String, value: Vec<u8>) -> plug::Result<Event> {
+        let new = Event { key, value, existing: false };
+        loop {
+            if let Some(existing) = self.existing(new.key.clone())? {
+                return Ok(existing);
+            }
+            // Otherwise another call was faster.
+            if self.change(&new, Draft::place_if_absent)? {
+                return Ok(new);
+            }
+        }
+    }
+
+    /// Stores the value of an event. Returns whether `place` did it.
+    fn change(
+        &self,
+        event: &Event,
+        place: impl FnOnce(Draft) -> plug::Result<bool>,
+    ) -> plug::Result<bool> {
+        let size = event.value.len() as u64;
+        if let Some(audit) = &self.audit {
+            let decision = audit.allow(event.key.clone(), size)?;
+            if !decision.allowed {
+                return Err(Error::new(Code::PermissionDenied, decision.reason));
+            }
+        }
+        let draft = self.shared.files.write(&event.key, &event.value)?;
+        let stored = self.shared.watchers.change(event, || place(draft))?;
+        if let Some(audit) = self.audit.as_ref().filter(|_| stored) {
+            audit
+                .record(event.key.clone(), size)
+                .context("the value is stored, but not on record")?;
+        }
+        Ok(stored)
     }
 }
 
 impl Kv for Store {
     fn get(&self, key: String) -> plug::Result<Vec<u8>> {
-        let path = self.path(&key)?;
-        match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Error::new(Code::NotFound, format!("nothing is stored under {key:?}")))
-            }
-            outcome => Ok(outcome.with_context(|| format!("cannot read {}", path.display()))?),
-        }
+        let missing = || Error::new(Code::NotFound, format!("nothing is stored under {key:?}"));
+        self.shared.files.read(&key)?.ok_or_else(missing)
     }
 
     fn put(&self, key: String, value: Vec<u8>) -> plug::Result<()> {
-        let path = self.path(&key)?;
-        replace(&path, &value).with_context(|| format!("cannot write {}", path.display()))?;
+        let event = Event { key, value, existing: false };
+        self.change(&event, |draft| draft.replace().map(|()| true))?;
         Ok(())
+    }
+
+    fn watch(&self, prefix: String) -> plug::Result<Stream<Event>> {
+        self.shared.watchers.add(prefix, |prefix| {
+            let keys = self.keys(prefix)?.into_iter();
+            keys.filter_map(|key| self.existing(key).transpose()).collect()
+        })
+    }
+
+    fn import(&self, requests: Stream<Pair>) -> plug::Result<u64> {
+        let mut count = 0;
+        for pair in requests {
+            let Pair { key, value } = pair?;
+            self.put(key, value)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn sync(&self, requests: Stream<Pair>) -> plug::Result<Stream<Event>> {
+        Ok(Stream::from_results(Answers::new(self.clone(), requests)))
     }
 }
 
 impl plug::Plugin for Store {
     type Services = KvService;
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-}
-
-/// Writes a file so that whoever reads it, now or after a crash, finds the old content or the new one, whole.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    /// Calls overlap, so each needs a file of its own.
-    static WRITES: AtomicU64 = AtomicU64::new(0);
-    let number = WRITES.fetch_add(1, Ordering::Relaxed);
-    // No key has this name: dots are encoded.
-    let temporary = path.with_file_name(format!(".{}-{number}.tmp", std::process::id()));
-    let written = (|| {
-        let mut file = File::create(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
-/// The file for a key: small letters, digits, `-` and `_` as they are, any other byte as `%` and two digits.
-///
-/// Capitals are encoded too, since some file systems do not tell them from small letters.
-fn file_name(key: &str) -> plug::Result<String> {
-    if key.is_empty() {
-        return Err(Error::new(Code::InvalidArgument, "the key is empty"));
-    }
-    let mut name = String::with_capacity(key.len());
-    for byte in key.bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
-            _ => name.push_str(&format!("%{byte:02x}")),
-        }
-    }
-    if name.len() > LONGEST_NAME {
-        let text = format!(
-            "the key is too long: its file name would have {} bytes, {LONGEST_NAME} are possible",
-            name.len()
-        );
-        return Err(Error::new(Code::InvalidArgument, text));
-    }
-    Ok(name)
-}
-
-/// What file systems allow for a name, in bytes.
-const LONGEST_NAME: usize = 255;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_stays_inside_the_directory_whatever_it_is() {
-        assert_eq!(file_name("plain-key_1").unwrap(), "plain-key_1");
-        assert_eq!(file_name("../../etc/passwd").unwrap(), "%2e%2e%2f%2e%2e%2fetc%2fpasswd");
-        assert_eq!(file_name("a\0b").unwrap(), "a%00b");
-        assert_eq!(file_name("%").unwrap(), "%25");
-        assert_eq!(file_name("é").unwrap(), "%c3%a9");
-    }
-
-    #[test]
-    fn different_keys_have_different_files_even_if_case_is_ignored() {
-        assert_eq!(file_name("A").unwrap(), "%41");
-        assert_ne!(file_name("%41").unwrap(), file_name("A").unwrap());
-    }
-
-    #[test]
-    fn a_key_without_a_possible_file_is_refused() {
-        assert_eq!(file_name("").unwrap_err().code(), Code::InvalidArgument);
-        assert!(file_name(&"x".repeat(LONGEST_NAME)).is_ok());
-        let error = file_name(&"X".repeat(100)).unwrap_err();
-        assert_eq!(error.code(), Code::InvalidArgument);
-        assert!(error.message().contains("300 bytes"), "{error}");
-    }
-
-    #[test]
-    fn nothing_but_the_values_is_left_in_the_directory() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
-        store.put("k".to_owned(), b"one".to_vec()).unwrap();
-        store.put("k".to_owned(), b"two".to_vec()).unwrap();
-        let names: Vec<_> = fs::read_dir(directory.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        assert_eq!(names, ["k"]);
-        assert_eq!(store.get("k".to_owned()).unwrap(), b"two");
-    }
 }

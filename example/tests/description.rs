@@ -47,7 +47,7 @@ fn a_loaded_plugin_gives_its_descriptors_and_takes_calls_in_bytes() {
     let peer = Command::new(KV_PLUGIN).arg(directory.path()).load().unwrap();
     assert_describes_kv(&peer.description().unwrap());
     let files = peer.descriptors().unwrap().file;
-    let kv = files.iter().find(|file| file.package() == "example").expect("the file of example.KV");
+    let kv = files.iter().find(|file| file.name() == "kv.proto").expect("the file of example.KV");
     assert!(kv.message_type.iter().any(|message| message.name() == "GetRequest"), "{kv:?}");
 
     let put = plug_example::PutRequest { key: "k".to_owned(), value: b"v".to_vec() };

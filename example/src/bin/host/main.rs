@@ -1,6 +1,7 @@
 //! A host for both plugins of the example: a small command, and a tour of what a plugin can do to its host.
 
 mod args;
+mod audit;
 mod commands;
 mod terminal;
 mod tour;
