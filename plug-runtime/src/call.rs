@@ -150,6 +150,8 @@ pub(crate) struct CallState {
     peer: WeakPeer,
     cancel: CancelToken,
     ended: AtomicBool,
+    /// Whether there may be callbacks: most calls have none, and taking the lock to see that costs two atomics.
+    has_callbacks: AtomicBool,
     callbacks: Mutex<Vec<Registration>>,
 }
 
@@ -183,8 +185,11 @@ impl CallState {
                         state.method = method.clone();
                     }
                     // It may have come to be since.
-                    state.peer.clone_from(peer);
+                    if !state.peer.is(peer) {
+                        state.peer = peer.clone();
+                    }
                     *state.ended.get_mut() = false;
+                    *state.has_callbacks.get_mut() = false;
                     return spare;
                 }
             }
@@ -198,6 +203,7 @@ impl CallState {
             peer: peer.clone(),
             cancel: CancelToken::new(),
             ended: AtomicBool::new(false),
+            has_callbacks: AtomicBool::new(false),
             callbacks: Mutex::default(),
         })
     }
@@ -220,19 +226,20 @@ impl CallState {
     /// Notes that the handler has returned, and its stream has ended: callbacks are dropped, which may own this very
     /// call.
     pub(crate) fn end(&self) {
-        let callbacks = {
-            let mut callbacks = self.lock();
-            self.ended.store(true, Ordering::Release);
-            std::mem::take(&mut *callbacks)
-        };
-        drop(callbacks);
+        // Either this sees that there is a callback, or who adds it sees that the call has ended.
+        self.ended.store(true, Ordering::SeqCst);
+        if self.has_callbacks.load(Ordering::SeqCst) {
+            let callbacks = std::mem::take(&mut *self.lock());
+            drop(callbacks);
+        }
     }
 
     fn on_cancel(&self, callback: Callback) {
         let waker = Waker::from(Arc::new(CallbackWaker { callback: Mutex::new(Some(callback)) }));
         let registration = self.cancel.on_cancel(waker);
         let mut callbacks = self.lock();
-        if self.ended.load(Ordering::Acquire) {
+        self.has_callbacks.store(true, Ordering::SeqCst);
+        if self.ended.load(Ordering::SeqCst) {
             // Dropped without the lock, as what the callback owns may have a drop that comes back here.
             drop(callbacks);
             drop(registration);

@@ -55,6 +55,11 @@ pub(crate) struct WeakPeer {
 }
 
 impl WeakPeer {
+    /// Whether both are the same peer.
+    pub(crate) fn is(&self, other: &WeakPeer) -> bool {
+        self.shared.ptr_eq(&other.shared)
+    }
+
     pub(crate) fn upgrade(&self) -> Option<Peer> {
         Some(Peer { shared: self.shared.upgrade()? })
     }

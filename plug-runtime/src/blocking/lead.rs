@@ -60,6 +60,11 @@ impl<'a> Lead<'a> {
         std::mem::take(&mut self.own)
     }
 
+    /// Gives the role back, by a thread that waits for nothing.
+    pub(super) fn release_idle(mut self, state: &mut State, wakes: &mut Wakes) {
+        self.give_back(state, wakes);
+    }
+
     fn give_back(&mut self, state: &mut State, wakes: &mut Wakes) {
         if let Some(mut reader) = self.reader.take() {
             if state.over.is_some() {
@@ -94,14 +99,15 @@ impl Drop for Lead<'_> {
 pub(super) struct Wakes {
     pub(super) done: Vec<(Arc<Waiter>, Result<Bytes>)>,
     pub(super) look: Vec<Arc<Waiter>>,
-    /// Calls whose handlers are to learn that nobody waits for them.
-    pub(super) cancelled: Vec<Arc<CallState>>,
-    pub(super) errand: Errand,
+    /// What is seldom.
+    errand: Option<Box<Errand>>,
 }
 
-/// What runs code of users: not for the watcher.
+/// What may run code of users: not for the watcher.
 #[derive(Default)]
 pub(super) struct Errand {
+    /// Calls whose handlers are to learn that nobody waits for them.
+    pub(super) cancelled: Vec<Arc<CallState>>,
     /// Of streams that wait for what has arrived.
     pub(super) wakers: Vec<Waker>,
     /// What is sent no longer.
@@ -112,10 +118,16 @@ pub(super) struct Errand {
 
 impl Wakes {
     pub(super) fn is_empty(&self) -> bool {
-        self.done.is_empty()
-            && self.look.is_empty()
-            && self.cancelled.is_empty()
-            && self.errand.is_empty()
+        self.done.is_empty() && self.look.is_empty() && self.errand.is_none()
+    }
+
+    pub(super) fn errand(&mut self) -> &mut Errand {
+        self.errand.get_or_insert_default()
+    }
+
+    /// Takes away what is not for this thread.
+    pub(super) fn take_errand(&mut self) -> Option<Box<Errand>> {
+        self.errand.take()
     }
 
     pub(super) fn wake(self) {
@@ -125,19 +137,17 @@ impl Wakes {
         for waiter in self.look {
             waiter.look();
         }
-        for call in self.cancelled {
-            call.cancel().cancel();
+        if let Some(errand) = self.errand {
+            errand.run();
         }
-        self.errand.run();
     }
 }
 
 impl Errand {
-    pub(super) fn is_empty(&self) -> bool {
-        self.wakers.is_empty() && self.dropped.is_empty() && self.spans.is_empty()
-    }
-
     pub(super) fn run(self) {
+        for call in self.cancelled {
+            call.cancel().cancel();
+        }
         for waker in self.wakers {
             waker.wake();
         }

@@ -253,7 +253,9 @@ impl Link {
                 Event::Greeted => {}
             }
         }
-        self.note_rooms(state);
+        if state.core.has_rooms() {
+            self.note_rooms(state);
+        }
         if state.core.failure().is_some() && !state.reported {
             state.reported = true;
             self.report(Report::Failed);
@@ -284,7 +286,7 @@ impl Link {
         if let Some(pump) = state.pumps.get_mut(&call) {
             // If it is being run, whoever does finds that it is over.
             if let Some(source) = pump.stop() {
-                wakes.errand.dropped.push(source);
+                wakes.errand().dropped.push(source);
                 state.pumps.remove(&call);
             }
         }
@@ -300,14 +302,16 @@ impl Link {
             }
             wakes.done.push((waiting.waiter, outcome));
         }
-        wakes.errand.spans.extend(state.spans.remove(&call));
+        if let Some(span) = state.spans.remove(&call) {
+            wakes.errand().spans.push(span);
+        }
         state.wake_space(wakes);
     }
 
     fn handle_request(
         &self,
         state: &mut State,
-        request: Request,
+        mut request: Request,
         own: Option<&mut Own>,
         wakes: &mut Wakes,
     ) {
@@ -319,13 +323,13 @@ impl Link {
         if request.has_stream {
             state.inboxes.insert(request.call, Inbox::default());
         }
-        let Some(extra) = &request.extra else {
-            state.workers.enqueue(Task::Request { request, deadline: None });
+        let Some(extra) = &mut request.extra else {
+            state.workers.enqueue(Task::Request(request));
             return;
         };
         let within = extra.within;
-        let deadline = extra.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let task = Task::Request { request, deadline };
+        extra.deadline = extra.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let task = Task::Request(request);
         if let Some(own) = own.filter(|own| own.call == Some(within)) {
             own.nested.push(task);
         } else if let Some(waiting) =
@@ -347,9 +351,9 @@ impl Link {
         wakes: &mut Wakes,
     ) {
         if let Some(running) = state.running.get_mut(call) {
-            wakes.cancelled.push(running.clone());
+            wakes.errand().cancelled.push(running.clone());
             if let Some(source) = state.pumps.get_mut(&call).and_then(Pump::stop) {
-                wakes.errand.dropped.push(source);
+                wakes.errand().dropped.push(source);
                 state.pumps.remove(&call);
                 state.running.remove(call);
                 state.core.finish(call, Err(cancelled(Delivery::MayHaveRun)));
@@ -445,7 +449,7 @@ impl State {
     fn wake_reader_of(&mut self, call: u64, wakes: &mut Wakes) {
         self.wake(call, wakes);
         if let Some(waker) = self.inboxes.get_mut(&call).and_then(|inbox| inbox.waker.take()) {
-            wakes.errand.wakers.push(waker);
+            wakes.errand().wakers.push(waker);
         }
     }
 

@@ -128,7 +128,7 @@ impl Link {
         };
         state.workers.end_running();
         let mut wakes = Wakes::default();
-        wakes.errand.dropped.push(source);
+        wakes.errand().dropped.push(source);
         state.pumps.remove(&call);
         if let Some(result) = outcome {
             self.end_pump(&mut state, call, result);

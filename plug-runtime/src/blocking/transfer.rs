@@ -210,7 +210,9 @@ impl Link {
                     break;
                 }
                 state.core.poll_output(&mut writer.buffer);
-                self.note_rooms(&mut state);
+                if state.core.has_rooms() {
+                    self.note_rooms(&mut state);
+                }
             }
             if writes == 0 {
                 flushed = Flushed::Full;

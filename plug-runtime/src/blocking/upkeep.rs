@@ -113,8 +113,7 @@ impl Link {
         mut state: MutexGuard<'a, State>,
         wakes: &mut Wakes,
     ) -> MutexGuard<'a, State> {
-        let errand = std::mem::take(&mut wakes.errand);
-        if !errand.is_empty() {
+        if let Some(errand) = wakes.take_errand() {
             state.workers.enqueue(Task::Errand(errand));
         }
         self.hire(state)

@@ -28,16 +28,16 @@ use crate::protocol::{Answer, Request};
 /// Something for a worker to do.
 pub(super) enum Task {
     /// To run the handler of a call of the other side, unless its time is over.
-    Request { request: Request, deadline: Option<Instant> },
+    Request(Request),
     /// To send what the stream of a call has.
     Pump(u64),
     /// What is not for the watcher.
-    Errand(Errand),
+    Errand(Box<Errand>),
 }
 
 impl Task {
     pub(super) fn is_request(&self, call: u64) -> bool {
-        matches!(self, Task::Request { request, .. } if request.call == call)
+        matches!(self, Task::Request(request) if request.call == call)
     }
 }
 
@@ -156,7 +156,7 @@ impl Link {
         loop {
             if state.is_served() {
                 // What is not a handler is still to be done: a stream may have to learn that it is over.
-                state.workers.withdraw(|task| matches!(task, Task::Request { .. }));
+                state.workers.withdraw(|task| matches!(task, Task::Request(_)));
                 if !state.workers.has_queue() {
                     break;
                 }
@@ -178,7 +178,7 @@ impl Link {
                 state = self.flush_and_read(state, &mut lead, &patience);
                 let mut wakes = Wakes::default();
                 lead.handle_events(&mut state, &mut wakes);
-                let _ = lead.release(&mut state, &mut wakes);
+                lead.release_idle(&mut state, &mut wakes);
                 if !wakes.is_empty() {
                     drop(state);
                     wakes.wake();
@@ -232,9 +232,7 @@ impl Link {
         worker: &mut Worker,
     ) -> MutexGuard<'a, State> {
         match task {
-            Task::Request { request, deadline } => {
-                self.run_handler(state, request, deadline, worker)
-            }
+            Task::Request(request) => self.run_handler(state, request, worker),
             Task::Pump(call) => self.run_pump(state, call),
             Task::Errand(errand) => {
                 drop(state);
@@ -248,13 +246,16 @@ impl Link {
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
         mut request: Request,
-        deadline: Option<Instant>,
         worker: &mut Worker,
     ) -> MutexGuard<'a, State> {
         let Some(dispatch) = self.dispatch.get() else {
             unreachable!("a side that serves nothing has no methods to call");
         };
         let call = request.call;
+        let (deadline, metadata) = match request.extra.take() {
+            Some(extra) => (extra.deadline, extra.metadata),
+            None => (None, Vec::new()),
+        };
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             let why = "the call's time was over before its handler could start";
             let error = Error::status(Code::DeadlineExceeded, why, Delivery::NotSent);
@@ -263,7 +264,6 @@ impl Link {
             return state;
         }
         let messages = request.has_stream.then(|| Messages::of_requests(self.clone(), call));
-        let metadata = request.extra.take().map(|extra| extra.metadata).unwrap_or_default();
         let start = Start { id: call, link: self, deadline, metadata };
         let nobody = WeakPeer::default();
         let peer = self.peer.get().unwrap_or(&nobody);
@@ -386,7 +386,7 @@ mod tests {
         let mut workers = Workers { threads, ..Workers::default() };
         for call in 1..=requests {
             let request = Request { call, method: 1, ..Request::default() };
-            workers.enqueue(Task::Request { request, deadline: None });
+            workers.enqueue(Task::Request(request));
         }
         workers
     }

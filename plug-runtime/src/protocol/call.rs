@@ -159,13 +159,17 @@ pub(super) struct Served {
     pub(super) is_cancelled: bool,
 }
 
+/// A request of which a part has arrived.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    pub(super) request: Request,
+    pub(super) message: Assembly,
+}
+
 #[derive(Debug)]
 pub(super) enum Phase {
     /// The request is not complete.
-    Arriving {
-        request: Request,
-        message: Assembly,
-    },
+    Arriving(Box<Arriving>),
     Running,
     Draining,
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message;
 
-use super::call::{Assembly, Made, Phase};
+use super::call::{Assembly, Made, Phase, Served};
 use super::connection::{Connection, broken};
 use super::event::{Answer, Event};
 use super::flow::{Cost, Inflow};
@@ -325,15 +325,18 @@ impl Connection {
     /// Answers a call of the other side. An answer that is too late is dropped. Returns the buffer of a response
     /// that was copied out of it, empty, to be used for the next one.
     pub(crate) fn reply(&mut self, call: u64, answer: Answer) -> Vec<u8> {
-        if !self.is_served(call) {
+        let served = self.served.get(call).filter(|_| self.failure.is_none());
+        let Some(Served { phase, is_cancelled, .. }) = served else { return Vec::new() };
+        if matches!(phase, Phase::Draining) {
             return Vec::new();
         }
+        let is_cancelled = *is_cancelled;
         let mut buffer = Vec::new();
         // A stream that has begun goes no further.
         self.outbox.forget(call);
         match answer {
             // The rest of a long one would wait for a grant that never comes.
-            Answer::Response(_) if self.is_cancelled(call) => self.end_with(call, &cancelled(), 0),
+            Answer::Response(_) if is_cancelled => self.end_with(call, &cancelled(), 0),
             Answer::Response(response) => buffer = self.respond(call, response),
             Answer::Failed(error) => self.end_with(call, &error, 0),
             Answer::Refused(error) => self.end_with(call, &error, flag::NOT_STARTED),

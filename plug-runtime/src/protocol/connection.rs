@@ -257,7 +257,7 @@ impl Connection {
     fn end_unfinished_requests(&mut self, error: &Error) {
         let unfinished: Vec<u64> = self.served.ids_where(|served| match served.phase {
             Phase::Running => served.requests.as_ref().is_some_and(|requests| !requests.has_ended),
-            Phase::Arriving { .. } | Phase::Draining => true,
+            Phase::Arriving(_) | Phase::Draining => true,
         });
         for call in unfinished {
             let Some(served) = self.served.get_mut(call) else { continue };
@@ -321,6 +321,11 @@ impl Connection {
         });
     }
 
+    /// Whether [`poll_room`](Self::poll_room) has something.
+    pub(crate) fn has_rooms(&self) -> bool {
+        !self.rooms.is_empty()
+    }
+
     /// The next stream that could take no more messages, and can.
     pub(crate) fn poll_room(&mut self) -> Option<u64> {
         self.rooms.pop_front()
@@ -348,7 +353,7 @@ impl Connection {
     pub(super) fn held(&self) -> usize {
         let requests = self.served.values().map(|served| {
             let unary = match &served.phase {
-                Phase::Arriving { message, .. } => message.held(),
+                Phase::Arriving(arriving) => arriving.message.held(),
                 Phase::Running | Phase::Draining => 0,
             };
             unary + served.requests.as_ref().map_or(0, |requests| requests.held())

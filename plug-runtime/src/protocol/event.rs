@@ -1,6 +1,6 @@
 //! What a connection tells its driver, and what the driver answers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -59,6 +59,8 @@ pub(crate) struct Request {
 pub(crate) struct Extra {
     /// How long the caller waits from now on.
     pub(crate) timeout: Option<Duration>,
+    /// For the driver: when that is over.
+    pub(crate) deadline: Option<Instant>,
     /// The call of this side in whose handler this one is made; 0 if none.
     pub(crate) within: u64,
     pub(crate) metadata: Vec<(String, Bytes)>,

@@ -401,10 +401,11 @@ impl Outbox {
             }
         }
         std::mem::swap(&mut self.ready, out);
-        for _ in 0..self.congested.len() {
-            let Some(call) = self.congested.pop_front() else { break };
-            if self.leave(call, Place::Congested) {
-                self.place(call).map(&mut progress);
+        if !self.congested.is_empty() {
+            for call in std::mem::take(&mut self.congested) {
+                if self.leave(call, Place::Congested) {
+                    self.place(call).map(&mut progress);
+                }
             }
         }
     }

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::FRAGMENT;
-use super::call::{Assembly, Phase, Served};
+use super::call::{Arriving, Assembly, Phase, Served};
 use super::command::{cancelled, half_close};
 use super::connection::{Connection, broken};
 use super::event::{Answer, Event, Extra, Goodbye, Request};
 use super::flow::{Arrived, Inflow, check_grant};
-use super::frame::{Frame, flag, kind};
+use super::frame::{Frame, Metadata, flag, kind};
 use super::hello::Hello;
 use super::outbox::Progress;
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
@@ -174,7 +174,7 @@ impl Connection {
             }
             None => {
                 self.ask_for_rest(call, frame.total);
-                Phase::Arriving { request, message }
+                Phase::Arriving(Box::new(Arriving { request, message }))
             }
         };
         self.served.insert(call, Served { phase, requests: None, is_cancelled: false });
@@ -185,6 +185,9 @@ impl Connection {
     }
 
     fn read_extra(&self, frame: &Frame<'_>) -> Result<Option<Box<Extra>>> {
+        if frame.timeout_us == 0 && frame.within == 0 && frame.metadata == Metadata::None {
+            return Ok(None);
+        }
         let mut extra = Extra::default();
         if self.features.deadline && frame.timeout_us != 0 {
             extra.timeout = Some(Duration::from_micros(frame.timeout_us));
@@ -221,9 +224,10 @@ impl Connection {
         if served.requests.is_some() {
             return self.handle_requests(frame);
         }
-        let Phase::Arriving { request, message } = &mut served.phase else {
+        let Phase::Arriving(arriving) = &mut served.phase else {
             return Err(unknown_call(call));
         };
+        let Arriving { request, message } = &mut **arriving;
         if self.budget.is_waiting(call) && !frame.payload.is_empty() {
             return Err(ungranted(call));
         }
@@ -278,7 +282,7 @@ impl Connection {
         };
         let has_requests = served.requests.as_ref().is_some_and(|requests| !requests.has_ended);
         match served.phase {
-            Phase::Arriving { .. } => {
+            Phase::Arriving(_) => {
                 self.reply(call, Answer::Refused(cancelled()));
             }
             Phase::Running if served.is_cancelled => return self.count_idle(bytes.len()),
