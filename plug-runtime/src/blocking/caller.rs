@@ -11,8 +11,9 @@ use super::link::{Link, State};
 use super::messages::{Inbox, Messages};
 use super::patience::Patience;
 use super::waiter::{Waiter, Woken};
+use super::watcher;
 use super::worker::{Task, Worker};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::options::Outbound;
 use crate::protocol::Opening;
 use crate::service::MethodKind;
@@ -44,7 +45,7 @@ impl Link {
         outbound: &Outbound<'_>,
         requests: Box<dyn Outgoing>,
     ) -> Result<Bytes> {
-        let patience = Patience::new(self, outbound.deadline, &outbound.cancel);
+        let patience = Patience::new(self, outbound.deadline, &outbound.cancel).listening();
         let (mut state, call) = self.open(outbound, None::<&()>, &patience)?;
         self.begin_pump(&mut state, call, requests);
         let state = self.hire(state);
@@ -62,6 +63,7 @@ impl Link {
             Requests::One(request) => Some(*request),
             Requests::Stream(_) => None,
         };
+        let has_requests = request.is_none();
         let (mut state, call) = self.open(outbound, request, &patience)?;
         state.inboxes.insert(call, Inbox::default());
         if let Requests::Stream(requests) = requests {
@@ -69,7 +71,12 @@ impl Link {
             state = self.hire(state);
         }
         drop(self.flush_or_leave(state));
-        Ok(Messages::of_call(self.clone(), call, outbound.deadline, outbound.cancel.clone()))
+        if outbound.deadline.is_some() {
+            // Nobody may be reading the stream when it comes.
+            watcher::wake();
+        }
+        let (deadline, cancel) = (outbound.deadline, outbound.cancel.clone());
+        Ok(Messages::of_call(self.clone(), call, deadline, cancel, has_requests))
     }
 
     /// Calls a method without waiting for what becomes of it. Waits only while as many calls are under way as the
@@ -169,6 +176,7 @@ impl Link {
             opening.deadline = outbound.deadline.map(|deadline| (deadline, Instant::now()));
         }
         let call = state.core.open(&opening, request)?;
+        patience.begin(call);
         if cfg!(feature = "tracing") && self.log.get().is_some() {
             state.spans.insert(call, outbound.span.clone());
         }
@@ -231,6 +239,10 @@ impl Link {
                     if !waiting.nested.is_empty() {
                         waiting.is_busy = true;
                         let nested = std::mem::take(&mut waiting.nested);
+                        if patience.until().is_some() {
+                            // It looks after the deadline meanwhile.
+                            watcher::wake();
+                        }
                         state = self.run_nested(state, nested);
                         if let Some(waiting) = state.waiters.get_mut(&call) {
                             waiting.is_busy = false;
@@ -400,6 +412,34 @@ impl Link {
         drop(state);
         wakes.wake();
         self.lock()
+    }
+
+    /// Cancels a call whose thread runs a handler at the moment, and cannot do it.
+    pub(super) fn cancel_for_busy(self: &Arc<Self>, call: u64) {
+        let state = self.lock();
+        if state.waiters.get(&call).is_some_and(|waiting| waiting.is_busy) {
+            let error =
+                Error::of_kind(ErrorKind::Cancelled, "the call was cancelled by its caller");
+            drop(self.give_up(state, call, &error));
+        }
+    }
+
+    /// Ends the calls whose deadlines have passed, for those that nobody waits for at the moment.
+    pub(super) fn expire(self: &Arc<Self>) {
+        let mut wakes = Wakes::default();
+        let mut state = self.lock();
+        let now = Instant::now();
+        state.with_taken(|core, taken| core.handle_timeout(now, taken));
+        self.handle_events(&mut state, None, &mut wakes);
+        drop(self.leave_errand(state, &mut wakes));
+        wakes.wake();
+    }
+
+    /// When the first of those comes.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let state = self.lock();
+        let is_busy = state.waiters.values().any(|waiting| waiting.is_busy);
+        if is_busy || !state.inboxes.is_empty() { state.core.poll_timeout() } else { None }
     }
 
     /// Runs calls that the handler of this thread's own call makes in turn.

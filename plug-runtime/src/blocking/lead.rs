@@ -47,11 +47,15 @@ impl<'a> Lead<'a> {
             state.armed = false;
             watcher::disarm(*key, Source::Input, &link.input);
         }
+        state.leading = call;
         Some(Lead { link, reader: Some(reader), own: Own { call, ..Own::default() } })
     }
 
     pub(super) fn handle_events(&mut self, state: &mut State, wakes: &mut Wakes) {
         self.link.handle_events(state, Some(&mut self.own), wakes);
+        if state.left.is_some() {
+            self.own.outcome = self.own.outcome.take().or(state.left.take());
+        }
     }
 
     /// Gives the role back, to be passed on. Returns what has arrived for this thread.
@@ -72,6 +76,7 @@ impl<'a> Lead<'a> {
                 self.handle_events(state, wakes);
             }
             state.reader = Some(reader);
+            state.leading = None;
             self.link.pass_on(state, wakes);
         }
     }

@@ -19,6 +19,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::dispatch::Dispatch;
 use super::lead::{Own, Wakes};
 use super::messages::Inbox;
@@ -64,6 +66,10 @@ pub(super) struct State {
     pub(super) core: Connection,
     /// The role of reading; `None` while somebody has it.
     pub(super) reader: Option<Reader>,
+    /// The call that the thread which reads waits for, if it waits for one, and its outcome if another thread has
+    /// brought it.
+    pub(super) leading: Option<u64>,
+    pub(super) left: Option<Result<Bytes>>,
     /// The role of writing; `None` while somebody has it.
     pub(super) writer: Option<Writer>,
     /// Threads that wait while another reads: for the reply to a call or for the next message of one, by call, or for
@@ -139,6 +145,8 @@ impl Link {
             state: Mutex::new(State {
                 core,
                 reader: Some(Reader { buffer: vec![0; READ_BUFFER].into_boxed_slice() }),
+                leading: None,
+                left: None,
                 writer: Some(writer),
                 waiters: BTreeMap::new(),
                 last_ticket: TICKETS,
@@ -176,6 +184,13 @@ impl Link {
         // A panic between two states of the core would be a bug of ours. The connection goes on as well as
         // it can; who panicked has its roles returned by `Lead`.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the thread that reads look at what another one has brought, if it listens.
+    fn rouse_leader(&self) {
+        if let Some(Some(bell)) = self.bell.get() {
+            bell.ring();
+        }
     }
 
     /// Makes the other side known to handlers.
@@ -278,7 +293,7 @@ impl Link {
         &self,
         state: &mut State,
         call: u64,
-        outcome: Result<bytes::Bytes>,
+        outcome: Result<Bytes>,
         own: Option<&mut Own>,
         wakes: &mut Wakes,
     ) {
@@ -293,6 +308,9 @@ impl Link {
         if let Some(inbox) = state.inboxes.get_mut(&call) {
             inbox.end = Some(outcome.map(drop));
             state.wake_reader_of(call, wakes);
+            if state.leading == Some(call) {
+                self.rouse_leader();
+            }
         } else if let Some(own) = own.filter(|own| own.call == Some(call)) {
             own.outcome = Some(outcome);
         } else if let Some(waiting) = state.waiters.remove(&call) {
@@ -301,6 +319,9 @@ impl Link {
                 state.workers.enqueue(task);
             }
             wakes.done.push((waiting.waiter, outcome));
+        } else if state.leading == Some(call) {
+            state.left = Some(outcome);
+            self.rouse_leader();
         }
         if let Some(span) = state.spans.remove(&call) {
             wakes.errand().spans.push(span);

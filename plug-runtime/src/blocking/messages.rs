@@ -32,6 +32,8 @@ pub(crate) struct Messages {
     call: u64,
     deadline: Option<Instant>,
     cancel: [Option<CancelToken>; 2],
+    /// Whether a stream of requests may end the call.
+    has_requests: bool,
     has_ended: bool,
 }
 
@@ -42,13 +44,14 @@ impl Messages {
         call: u64,
         deadline: Option<Instant>,
         cancel: [Option<CancelToken>; 2],
+        has_requests: bool,
     ) -> Messages {
-        Messages { link, call, deadline, cancel, has_ended: false }
+        Messages { link, call, deadline, cancel, has_requests, has_ended: false }
     }
 
     /// The requests of a call of the other side. Their end comes with the end of the call.
     pub(super) fn of_requests(link: Arc<Link>, call: u64) -> Messages {
-        Messages::of_call(link, call, None, [None, None])
+        Messages::of_call(link, call, None, [None, None], false)
     }
 
     /// The next message, waiting for it; `None` after the last. An error is the last.
@@ -61,7 +64,10 @@ impl Messages {
     }
 
     fn wait_for_next(&self) -> Option<Result<Bytes>> {
-        let patience = Patience::new(&self.link, self.deadline, &self.cancel);
+        let mut patience = Patience::new(&self.link, self.deadline, &self.cancel);
+        if self.has_requests {
+            patience = patience.listening();
+        }
         let call = self.call;
         let mut state = self.link.lock();
         loop {

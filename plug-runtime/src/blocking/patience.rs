@@ -1,6 +1,7 @@
 //! How long a thread waits for a call, and what ends its wait early.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Wake, Waker};
 use std::thread::Thread;
 use std::time::Instant;
@@ -16,12 +17,21 @@ pub(super) struct Patience<'a> {
     tokens: &'a [Option<CancelToken>],
     /// Wake this thread when a token is cancelled.
     registrations: Vec<Registration>,
+    /// What they wake, if there are any.
+    rouse: Option<Arc<Rouse>>,
+    /// Whether another thread may bring what this one waits for.
+    listens: bool,
 }
 
 impl<'a> Patience<'a> {
     /// Waits for ever.
-    pub(super) const ENDLESS: Patience<'static> =
-        Patience { deadline: None, tokens: &[], registrations: Vec::new() };
+    pub(super) const ENDLESS: Patience<'static> = Patience {
+        deadline: None,
+        tokens: &[],
+        registrations: Vec::new(),
+        rouse: None,
+        listens: false,
+    };
 
     /// For the current thread.
     pub(super) fn new(
@@ -32,10 +42,28 @@ impl<'a> Patience<'a> {
         if tokens.iter().all(Option::is_none) {
             return Patience { deadline, ..Patience::ENDLESS };
         }
-        let rouse = Rouse { thread: std::thread::current(), link: link.clone() };
-        let waker = Waker::from(Arc::new(rouse));
+        let rouse = Arc::new(Rouse {
+            thread: std::thread::current(),
+            link: link.clone(),
+            call: AtomicU64::new(0),
+        });
+        let waker = Waker::from(rouse.clone());
         let registrations = tokens.iter().flatten().map(|token| token.on_cancel(waker.clone()));
-        Patience { deadline, tokens, registrations: registrations.collect() }
+        let registrations = registrations.collect();
+        Patience { deadline, tokens, registrations, rouse: Some(rouse), listens: true }
+    }
+
+    /// The same, of a thread that has to be woken when another one brings what it waits for, also while it reads: the
+    /// outcome of a call may come of its own stream of requests.
+    pub(super) fn listening(self) -> Patience<'a> {
+        Patience { listens: true, ..self }
+    }
+
+    /// Notes for which call it is.
+    pub(super) fn begin(&self, call: u64) {
+        if let Some(rouse) = &self.rouse {
+            rouse.call.store(call, Ordering::Release);
+        }
     }
 
     /// Until a point in time.
@@ -49,12 +77,12 @@ impl<'a> Patience<'a> {
 
     /// Whether it never is over.
     pub(super) fn is_endless(&self) -> bool {
-        self.deadline.is_none() && self.registrations.is_empty()
+        self.deadline.is_none() && !self.listens
     }
 
     /// Whether the bell wakes this thread before its time.
     pub(super) fn listens(&self) -> bool {
-        !self.registrations.is_empty()
+        self.listens
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -87,15 +115,19 @@ impl Patience<'_> {
     }
 }
 
-/// Wakes a thread wherever it waits: parked, or reading for all.
+/// Wakes a thread wherever it waits: parked, or reading for all. While it runs a handler it does not wait; then its
+/// call is cancelled from here, so that the other side learns of it.
 struct Rouse {
     thread: Thread,
     link: Arc<Link>,
+    /// 0 before it is made.
+    call: AtomicU64,
 }
 
 impl Wake for Rouse {
     fn wake(self: Arc<Self>) {
         self.thread.unpark();
         self.link.ring();
+        self.link.cancel_for_busy(self.call.load(Ordering::Acquire));
     }
 }

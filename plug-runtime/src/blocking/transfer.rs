@@ -30,8 +30,15 @@ impl Link {
         lead: &mut Lead<'_>,
         patience: &Patience<'_>,
     ) -> MutexGuard<'a, State> {
+        if patience.listens() {
+            // Made before the lock is released: whoever brings something from then on finds it.
+            let _ = self.bell();
+        }
         let flushed;
         (state, flushed) = self.flush(state, usize::MAX);
+        if state.left.is_some() {
+            return state;
+        }
         // A writer that waits for room has to be waited for, too: this thread does whichever is possible first.
         let writer = if flushed == Flushed::Full { state.writer.take() } else { None };
         drop(state);

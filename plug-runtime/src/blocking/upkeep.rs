@@ -48,13 +48,8 @@ impl Link {
 
     /// Called every 2 ms while something happens. Says whether to go on.
     pub(super) fn handle_tick(self: &Arc<Self>) -> bool {
-        let mut wakes = Wakes::default();
+        self.expire();
         let mut state = self.lock();
-        // Calls that nobody waits for at the moment have deadlines, too.
-        let now = Instant::now();
-        state.with_taken(|core, taken| core.handle_timeout(now, taken));
-        self.handle_events(&mut state, None, &mut wakes);
-        state = self.leave_errand(state, &mut wakes);
         let wait_for_input = state.reader.is_some() && !state.input_ended;
         // In a plugin somebody must read for the handlers that run; in a host the watcher does.
         let is_plugin = state.core.is_plugin();
@@ -78,10 +73,7 @@ impl Link {
         }
         if help > 0 {
             self.promote(state, help);
-        } else {
-            drop(state);
         }
-        wakes.wake();
         busy
     }
 
@@ -108,7 +100,7 @@ impl Link {
     }
 
     /// Leaves what runs code of users to a worker: the watcher must not.
-    fn leave_errand<'a>(
+    pub(super) fn leave_errand<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
         wakes: &mut Wakes,

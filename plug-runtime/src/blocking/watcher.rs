@@ -233,11 +233,13 @@ impl Watcher {
 
 impl Watched {
     fn deadline(&self) -> Option<Instant> {
-        match self {
+        let of_process = match self {
             Watched::Remote(remote) => remote.deadline(),
             Watched::Host(host) => host.deadline(),
             Watched::Inside(_) => None,
-        }
+        };
+        let of_calls = self.link().and_then(|link| link.deadline());
+        of_process.into_iter().chain(of_calls).min()
     }
 
     fn handle_ready(&self, source: Source) {
@@ -264,6 +266,7 @@ impl Watched {
     }
 
     fn handle_deadline(&self, now: Instant) {
+        self.link().inspect(Link::expire);
         match self {
             Watched::Remote(remote) => remote.handle_deadline(now),
             Watched::Host(host) => host.handle_deadline(now),
