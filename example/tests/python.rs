@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use plug::{Call, Code, Delivery, ErrorKind, Stream};
+use plug::{Call, CancelToken, Code, Delivery, ErrorKind, Proxy as _, Stream};
 use plug_example::{Audit, AuditService, Decision, Event, KvProxy, load_kv};
 
 const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/kv_plugin.py");
@@ -189,7 +189,7 @@ fn a_method_that_it_lacks_fails_alone() {
     kv.put("k", "v").unwrap();
 }
 
-/// A host's audit that asks the plugin in turn.
+/// A host's audit that asks the plugin in turn, and can be told to hang.
 struct Auditor {
     recorded: mpsc::SyncSender<(String, u64)>,
 }
@@ -202,8 +202,15 @@ fn audited() -> Option<(KvProxy, mpsc::Receiver<(String, u64)>)> {
 
 impl Audit for Auditor {
     fn allow(&self, key: String, size: u64) -> plug::Result<Decision> {
+        let call = Call::current();
+        if key == "hang" {
+            self.record("asked".to_owned(), 0)?;
+            let cancelled = call.wait_cancelled(PATIENCE);
+            self.record(format!("cancelled: {cancelled}"), 0)?;
+            return Err(plug::Error::new(Code::Cancelled, "nobody waits any more"));
+        }
         // While the plugin waits for this answer, it answers this.
-        let store: KvProxy = Call::current().peer().ok_or("a handler has a peer")?.proxy()?;
+        let store: KvProxy = call.peer().ok_or("a handler has a peer")?.proxy()?;
         let allowed = store.get(key).is_err_and(|error| error.code() == Code::NotFound);
         Ok(Decision { allowed, reason: format!("{size} bytes over a value") })
     }
@@ -234,4 +241,19 @@ fn it_asks_the_host_and_answers_what_the_host_asks_meanwhile() {
             scope.spawn(move || kv.put(format!("key {thread}"), "value").unwrap());
         }
     });
+}
+
+#[test]
+fn a_cancelled_call_cancels_what_it_asked_the_host() {
+    let Some((kv, records)) = audited() else { return };
+    let token = CancelToken::new();
+    let cancellable = kv.with_cancel(&token);
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| cancellable.put("hang", "value"));
+        recorded(&records, "asked", 0);
+        token.cancel();
+        assert_eq!(call.join().unwrap().unwrap_err().code(), Code::Cancelled);
+    });
+    recorded(&records, "cancelled: true", 0);
+    assert_eq!(kv.get("hang").unwrap_err().code(), Code::NotFound);
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use plug::{CancelToken, Code, Command, Proxy as _, Stream};
+use plug::{CancelToken, Code, Command, Error, Proxy as _, Stream};
 use plug_example::{Event, Kv, KvProxy, Pair, Store, load_kv};
 
 /// Runs a test with the store itself, and behind a proxy in either place.
@@ -157,6 +157,10 @@ fn an_import_that_fails_keeps_what_came_before() {
         assert_eq!(error.code(), Code::InvalidArgument, "{error}");
         assert_eq!(get(kv, "good").unwrap(), "1");
         assert_eq!(get(kv, "late").unwrap_err().code(), Code::NotFound);
+
+        let pairs = [Ok(pair("sent", "4")), Err(Error::new(Code::DataLoss, "the file is cut off"))];
+        let error = kv.import(Stream::from_results(pairs)).unwrap_err();
+        assert!(error.to_string().contains("the file is cut off"), "{error}");
     });
 }
 

@@ -161,6 +161,10 @@ fn a_stream_of_requests_is_made_of_anything_that_iterates() {
     let summary = streams.summarize(vec![item("one"), item("three")]).unwrap();
     assert_eq!(summary, Summary { count: 2, longest: "three".to_owned() });
     streams.drain([Nothing {}; 3]).unwrap();
+    // A stream that fails fails the call, with its error.
+    let failing = Stream::from_results([Ok(item("one")), Err("no more".into())]);
+    let error = streams.summarize(failing).unwrap_err();
+    assert!(error.to_string().contains("no more"), "{error}");
 }
 
 #[test]
