@@ -247,10 +247,12 @@ impl Connection {
     /// Takes a frame of a stream of requests.
     fn handle_requests(&mut self, frame: &Frame<'_>) -> Result<()> {
         let call = frame.call;
-        if has_message(frame) {
+        let ends = frame.flags & flag::HALF_CLOSE != 0;
+        // An empty fragment has nothing but its place, and costs like others.
+        if has_message(frame) || (frame.kind == kind::MESSAGE && !ends) {
             self.handle_message(frame)?;
         }
-        if frame.flags & flag::HALF_CLOSE == 0 {
+        if !ends {
             return Ok(());
         }
         let Some(served) = self.served.get_mut(call) else { return Ok(()) };
@@ -401,8 +403,12 @@ impl Connection {
         let call = frame.call;
         let limit = self.own.message_limit();
         self.window.receive(frame.payload.len() as u64 + super::FRAME_COST)?;
-        let Some(inflow) = self.inflow(call) else { return Err(unknown_call(call)) };
         let is_last = frame.flags & flag::LAST != 0;
+        if frame.payload.is_empty() && !is_last {
+            // It would be granted again and again what such fragments of an admitted message cost.
+            self.count_idle(HEAD)?;
+        }
+        let Some(inflow) = self.inflow(call) else { return Err(unknown_call(call)) };
         let Arrived { passed, message, wants, grant } =
             inflow.add(frame.payload, frame.total, is_last, limit)?;
         self.pass(passed);
@@ -446,9 +452,12 @@ impl Connection {
             self.outbox.grant(frame.call, frame.credit)?.map(&mut note);
             return Ok(());
         }
-        let is_own = self.side.is_caller_of(frame.call);
-        let next = if is_own { self.next_call } else { self.last_served + 2 };
-        if frame.call >= next {
+        let is_late = if self.side.is_caller_of(frame.call) {
+            frame.call < self.next_call
+        } else {
+            frame.call <= self.last_served
+        };
+        if !is_late {
             return Err(unknown_call(frame.call));
         }
         self.count_idle(bytes.len())
@@ -524,7 +533,10 @@ fn unknown_call(call: u64) -> Error {
 }
 
 /// How many bytes of frames that do nothing may come in a second.
-const MAX_IDLE: u64 = 2 << 20;
+pub(super) const MAX_IDLE: u64 = 2 << 20;
+
+/// What an empty fragment of a stream counts for among them.
+const HEAD: usize = 16;
 
 /// How many of them a frame that does something pays for.
 const IDLE_PER_USEFUL: u64 = 64;

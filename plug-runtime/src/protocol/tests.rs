@@ -4,7 +4,12 @@
 //! Names begin with the fault case that they prove, where there is one.
 
 mod calls;
+mod cancel;
+mod credit;
+mod deadlines;
 mod ending;
+mod features;
+mod floods;
 mod handshake;
 mod machine;
 mod model;
@@ -12,6 +17,7 @@ mod properties;
 mod schema;
 mod session;
 mod splitting;
+mod streams;
 mod violations;
 
 use std::fmt;
@@ -61,6 +67,14 @@ impl Pair {
         let bytes = output(&mut self.plugin);
         feed(&mut self.host, &bytes)
     }
+}
+
+/// Two sides with all features, that have shaken hands and are ready. Methods are those of [`model::Shape`].
+fn streaming(host: Hello, plugin: Hello) -> Pair {
+    let mut pair = Pair::greeted(host, plugin);
+    pair.plugin.ready();
+    assert_eq!(pair.plugin_speaks(), [Seen::Ready]);
+    pair
 }
 
 /// A host that has heard a plugin with the service `example.KV`.
@@ -129,6 +143,50 @@ fn seen(connection: &mut Connection) -> Vec<Seen> {
         std::iter::from_fn(|| connection.poll_event()).map(Seen::from).collect();
     seen.extend(std::iter::from_fn(|| connection.poll_room()).map(|call| Seen::Room { call }));
     seen
+}
+
+/// Takes all events of one side, as a user who reads every message of its streams at once.
+fn read(connection: &mut Connection) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    while let Some(event) = connection.poll_event() {
+        if let Event::Message { call, cost, .. } = &event {
+            connection.consume(*call, *cost);
+        }
+        seen.push(Seen::from(event));
+    }
+    seen.extend(std::iter::from_fn(|| connection.poll_room()).map(|call| Seen::Room { call }));
+    seen
+}
+
+/// Lets all that both sides have to say arrive and be read, until they fall silent. Returns what the host and the
+/// plugin made of it.
+fn talk(pair: &mut Pair) -> (Vec<Seen>, Vec<Seen>) {
+    let (mut host, mut plugin) = (read(&mut pair.host), read(&mut pair.plugin));
+    while pair.host.has_output() || pair.plugin.has_output() {
+        let bytes = output(&mut pair.host);
+        pair.plugin.handle_bytes(&bytes);
+        plugin.extend(read(&mut pair.plugin));
+        let bytes = output(&mut pair.plugin);
+        pair.host.handle_bytes(&bytes);
+        host.extend(read(&mut pair.host));
+    }
+    plugin.extend(read(&mut pair.plugin));
+    (host, plugin)
+}
+
+/// Checks that nothing is left of any call, and that all credit is back.
+#[track_caller]
+fn assert_whole(pair: &Pair) {
+    for (connection, other) in [(&pair.host, &pair.plugin), (&pair.plugin, &pair.host)] {
+        assert!(connection.failure().is_none(), "{:?}", connection.failure());
+        assert_eq!((connection.calls_made(), connection.served.len()), (0, 0));
+        assert!(connection.outbox.is_bare(), "{:?}", connection.outbox);
+        assert!(connection.budget.is_unused() && connection.stream_budget.is_unused());
+        let (size, granted, received, consumed) = connection.window.numbers();
+        assert_eq!(received, consumed, "credit that leaked");
+        assert!(granted - consumed >= size.div_ceil(2), "the window is not whole again");
+        assert_eq!(other.outbox.allowance(), (granted, received), "both sides count the same");
+    }
 }
 
 /// What one side was told: an [`Event`] that can be compared.
@@ -309,6 +367,28 @@ fn last_part(call: u64, payload: &[u8]) -> Frame<'_> {
 /// The last fragment of a response.
 fn end(call: u64, payload: &[u8]) -> Frame<'_> {
     Frame { kind: kind::END, call, flags: flag::LAST, payload, ..Frame::default() }
+}
+
+/// The end of a stream of requests, and of responses.
+fn half_close(call: u64) -> Frame<'static> {
+    Frame { kind: kind::MESSAGE, call, flags: flag::HALF_CLOSE, ..Frame::default() }
+}
+
+fn end_stream(call: u64) -> Frame<'static> {
+    Frame { kind: kind::END, call, ..Frame::default() }
+}
+
+/// A message of a stream in one frame.
+fn item(call: u64, payload: &[u8]) -> Frame<'_> {
+    Frame { flags: flag::LAST, ..part(call, payload) }
+}
+
+fn cancel_of(call: u64) -> Frame<'static> {
+    Frame { call, ..of_kind(kind::CANCEL) }
+}
+
+fn credit(call: u64, credit: u64) -> Frame<'static> {
+    Frame { kind: kind::CREDIT, call, credit, ..Frame::default() }
 }
 
 /// The end of a call that failed.
