@@ -16,6 +16,7 @@ mod model;
 mod properties;
 mod schema;
 mod session;
+mod simulation;
 mod splitting;
 mod streams;
 mod violations;
