@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::model::{Shape, streams_hello};
 use super::*;
 use crate::protocol::{FRAGMENT, MAX_FRAME};
 
@@ -386,19 +387,23 @@ proptest! {
 /// Bytes as a peer might send them, after its hello: frames that are mostly good, in any order.
 fn garbage() -> impl Strategy<Value = Vec<u8>> {
     let frame = (
-        prop_oneof![6 => 1..5u32, 1 => 0..12u32, 1 => any::<u32>()],
-        prop_oneof![6 => 0..9u64, 1 => any::<u64>()],
+        prop_oneof![6 => 1..5u32, 3 => 0..12u32, 1 => 64..66u32, 1 => any::<u32>()],
+        (
+            prop_oneof![6 => 0..9u64, 1 => any::<u64>()],
+            prop_oneof![8 => 1..5u32, 1 => any::<u32>()],
+            prop_oneof![6 => Just(0u64), 2 => 0..3000u64, 1 => any::<u64>()],
+        ),
         prop_oneof![0..5u32, any::<u32>()],
         prop_oneof![4 => 0..5u64, 1 => any::<u64>()],
         prop_oneof![3 => Just(0u32), 1 => 0..20u32],
         vec(any::<u8>(), 0..6),
     );
-    let frame = frame.prop_map(|(kind, call, flags, total, code, payload)| {
-        let method = GET;
+    let frame = frame.prop_map(|(kind, (call, method, credit), flags, total, code, payload)| {
         bytes(&[Frame {
             kind,
             call,
             method,
+            credit,
             flags,
             total,
             code,
@@ -427,22 +432,45 @@ fn mutated(mut bytes: Vec<u8>, mutations: &[(Index, u8, Index, Vec<u8>)]) -> Vec
     bytes
 }
 
-/// A side that serves at most four calls of at most 1000 bytes, and has four calls of its own open.
-fn small(side: Side) -> Connection {
-    let limited = |hello| Hello { max_calls: 4, max_message: 1000, ..hello };
-    let pair = Pair::greeted(limited(kv_hello()), limited(kv_hello()));
+/// A side that serves at most four calls of at most 1000 bytes, and has four calls of its own open: one of each shape,
+/// if both sides have all features.
+fn small(side: Side, has_features: bool) -> Connection {
+    let base = if has_features { streams_hello() } else { kv_hello() };
+    let limited = Hello {
+        max_calls: 4,
+        max_message: 1000,
+        stream_window: base.stream_window.min(300),
+        connection_window: base.connection_window.min(600),
+        ..base
+    };
+    let pair = match has_features {
+        true => streaming(limited.clone(), limited),
+        false => Pair::greeted(limited.clone(), limited),
+    };
     let mut connection = match side {
         Side::Host => pair.host,
         Side::Plugin => pair.plugin,
     };
-    (0..4).for_each(|_| assert!(connection.open(&unary(GET), Some(&text("k"))).is_ok()));
+    for shape in Shape::ALL {
+        let opening = if has_features { shape.opening() } else { unary(GET) };
+        let request = (!opening.streams_requests).then(|| text("k"));
+        let call = connection.open(&opening, request.as_ref()).unwrap();
+        if opening.streams_requests {
+            connection.send(call, &[7; 500]).unwrap();
+        }
+    }
     output(&mut connection);
     connection
 }
 
 /// Feeds bytes in pieces, and returns the events and how it ended.
-fn fed(side: Side, bytes: &[u8], cuts: &[Index]) -> (Vec<Seen>, Option<String>) {
-    let mut connection = small(side);
+fn fed(
+    side: Side,
+    has_features: bool,
+    bytes: &[u8],
+    cuts: &[Index],
+) -> (Vec<Seen>, Option<String>) {
+    let mut connection = small(side, has_features);
     let mut events = Vec::new();
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
     cuts.sort_unstable();
@@ -466,14 +494,14 @@ proptest! {
     /// once, and understands the same however the bytes are cut.
     #[test]
     fn f11_whatever_arrives_is_survived(
-        side in side(),
+        (side, has_features) in (side(), any::<bool>()),
         bytes in garbage(),
         mutations in mutations(),
         cuts in vec(any::<Index>(), 0..20),
     ) {
         let bytes = mutated(bytes, &mutations);
-        let whole = fed(side, &bytes, &[]);
-        prop_assert_eq!(&fed(side, &bytes, &cuts), &whole);
+        let whole = fed(side, has_features, &bytes, &[]);
+        prop_assert_eq!(&fed(side, has_features, &bytes, &cuts), &whole);
         let mut ended = BTreeMap::new();
         for seen in &whole.0 {
             if let Seen::Response { call, .. } | Seen::Failure { call, .. } = seen {
