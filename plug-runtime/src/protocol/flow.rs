@@ -70,12 +70,6 @@ impl Window {
         Some(self.granted)
     }
 
-    /// How much of it the other side has used and this side has not consumed.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> u64 {
-        self.received - self.consumed
-    }
-
     /// Its size, and what was granted, received and consumed.
     #[cfg(test)]
     pub(super) fn numbers(&self) -> (u64, u64, u64, u64) {

@@ -20,6 +20,7 @@ mod simulation;
 mod splitting;
 mod streams;
 mod violations;
+mod world;
 
 use std::fmt;
 use std::time::Duration;

@@ -210,3 +210,29 @@ fn a_long_message_whose_call_ends_makes_room_for_the_next() {
     let said = output(&mut pair.plugin);
     assert_eq!(outline(&frames(&said)), [(kind::END, 1), (kind::CREDIT, 5)]);
 }
+
+#[test]
+fn a_long_message_that_the_window_is_enough_for_does_not_wait_and_is_counted_all_the_same() {
+    let wide = Limits { stream_window: 1 << 20, connection_window: 4 << 20, ..limits() };
+    let mut pair = streaming(wide.hello(), wide.hello());
+    pair.plugin.stream_budget = crate::protocol::flow::Budget::new(1);
+    let mut kept = Vec::new();
+    for seed in 0..2 {
+        let call = pair.host.open(&Shape::Requests.opening(), None::<&Blob>).unwrap();
+        pair.host.send(call, &blob(300 << 10, seed).0).unwrap();
+        let said = output(&mut pair.host);
+        pair.plugin.handle_bytes(&said);
+        while let Some(event) = pair.plugin.poll_event() {
+            if let Event::Message { call, cost, .. } = event {
+                kept.push((call, cost));
+            }
+        }
+        pair.host.end_requests(call);
+    }
+    assert_eq!(kept.len(), 2, "the second found the budget used up, and needed none");
+    for (call, cost) in kept {
+        assert!(!pair.plugin.stream_budget.is_unused());
+        pair.plugin.consume(call, cost);
+    }
+    assert!(pair.plugin.stream_budget.is_unused());
+}

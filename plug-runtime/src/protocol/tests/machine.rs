@@ -6,8 +6,9 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::model::{Answered, LONGEST, Limits, Shape, Step, World};
+use super::model::{Answered, LONGEST, Limits, Shape};
 use super::properties::cases;
+use super::world::{Step, World};
 use super::*;
 use crate::protocol::FRAGMENT;
 

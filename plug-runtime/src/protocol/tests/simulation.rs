@@ -2,15 +2,16 @@
 //! call, serve, send and read in their own time; with everything that goes wrong between two processes. All of it
 //! follows from one number, the seed.
 //!
-//! The ordinary tests run some seeds. A long run by hand, a minute for 20,000 of them on one core:
+//! The ordinary tests run some seeds. A long run by hand, 2000 of them a second on one core:
 //!
 //! ```text
-//! PLUG_SIM_SEEDS=20000 cargo test --release -p plug-runtime --lib simulation -- --nocapture
+//! PLUG_SIM_SEEDS=100000 cargo test --release -p plug-runtime --lib simulation -- --nocapture
 //! ```
 //!
 //! `PLUG_SIM_SEED=<n>` repeats one, and prints its steps.
 
-use super::model::{Answered, End, Limits, Shape, Step, World};
+use super::model::{Answered, End, Limits, Shape};
+use super::world::{Step, World};
 use super::*;
 use crate::protocol::FRAGMENT;
 
