@@ -97,7 +97,8 @@ pub(super) struct State {
     pub(super) active: bool,
     /// Whether the watcher waits for input, because nobody else does.
     pub(super) armed: bool,
-    /// Whether the output is to be closed as soon as nothing is left to be written.
+    /// Whether the output is to be closed as soon as nothing is left to be written, and no call is left that might need a
+    /// grant or a reply.
     pub(super) closing: bool,
     /// Whether the input has ended.
     pub(super) input_ended: bool,

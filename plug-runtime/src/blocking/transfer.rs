@@ -194,7 +194,7 @@ impl Link {
         mut state: MutexGuard<'a, State>,
         mut writes: usize,
     ) -> (MutexGuard<'a, State>, Flushed) {
-        if !state.has_unsent() && !state.closing {
+        if !state.has_unsent() && !(state.closing && state.core.has_no_calls()) {
             return (state, Flushed::Done);
         }
         // Who writes looks for more before it lets the role go.
@@ -256,7 +256,7 @@ impl Link {
                 }
             }
         }
-        if state.closing && flushed == Flushed::Done {
+        if state.closing && flushed == Flushed::Done && state.core.has_no_calls() {
             self.close_output(&mut writer);
         }
         state.writer = Some(writer);

@@ -177,6 +177,11 @@ impl Connection {
         limit == 0 || taken < limit || self.leaving.is_some()
     }
 
+    /// Whether no call is left that has anything to send, either way.
+    pub(crate) fn has_no_calls(&self) -> bool {
+        self.failure.is_some() || self.made.len() + self.served.len() == 0
+    }
+
     /// Whether a call of this side has not ended, nor been given up.
     pub(crate) fn is_wanted(&self, call: u64) -> bool {
         self.made.get(call).is_some_and(|made| !made.is_abandoned)
