@@ -15,8 +15,8 @@ use crate::error::{Code, Error, ErrorKind};
 pub(super) struct Patience<'a> {
     deadline: Option<Instant>,
     tokens: &'a [Option<CancelToken>],
-    /// Wake this thread when a token is cancelled.
-    registrations: Vec<Registration>,
+    /// Wake this thread when a token is cancelled, until they are dropped.
+    _registrations: Vec<Registration>,
     /// What they wake, if there are any.
     rouse: Option<Arc<Rouse>>,
     /// Whether another thread may bring what this one waits for.
@@ -28,7 +28,7 @@ impl<'a> Patience<'a> {
     pub(super) const ENDLESS: Patience<'static> = Patience {
         deadline: None,
         tokens: &[],
-        registrations: Vec::new(),
+        _registrations: Vec::new(),
         rouse: None,
         listens: false,
     };
@@ -49,8 +49,8 @@ impl<'a> Patience<'a> {
         });
         let waker = Waker::from(rouse.clone());
         let registrations = tokens.iter().flatten().map(|token| token.on_cancel(waker.clone()));
-        let registrations = registrations.collect();
-        Patience { deadline, tokens, registrations, rouse: Some(rouse), listens: true }
+        let _registrations = registrations.collect();
+        Patience { deadline, tokens, _registrations, rouse: Some(rouse), listens: true }
     }
 
     /// The same, of a thread that has to be woken when another one brings what it waits for, also while it reads: the

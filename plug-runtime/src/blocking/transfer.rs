@@ -194,7 +194,8 @@ impl Link {
         mut state: MutexGuard<'a, State>,
         mut writes: usize,
     ) -> (MutexGuard<'a, State>, Flushed) {
-        if !state.has_unsent() && !(state.closing && state.core.has_no_calls()) {
+        let closes = state.closing && state.core.has_no_calls();
+        if !closes && !state.has_unsent() {
             return (state, Flushed::Done);
         }
         // Who writes looks for more before it lets the role go.
