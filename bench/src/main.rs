@@ -73,11 +73,16 @@ fn echo(plan: &Plan, size: usize, pause: Duration) -> Result<()> {
     // With a pause, so many calls take long.
     let calls = if pause.is_zero() { plan.calls } else { plan.calls / 10 };
 
-    let (mut raw, mut plug) = (Samples::default(), Samples::default());
+    // Long enough never to pass.
+    let limited = plug::Proxy::with_timeout(&proxy, Duration::from_secs(60));
+
+    let (mut raw, mut plug, mut plug_limited) =
+        (Samples::default(), Samples::default(), Samples::default());
     for round in 0..=plan.rounds {
         let counted = round > 0;
         raw.round(calls, counted, pause, || pipe.echo(&payload))?;
         plug.round(calls, counted, pause, || echo_once(&proxy, &payload))?;
+        plug_limited.round(calls, counted, pause, || echo_once(&limited, &payload))?;
     }
     let what = match (size, pause.is_zero()) {
         (1_048_576, _) => "1 MiB echo, back to back".to_owned(),
@@ -87,6 +92,7 @@ fn echo(plan: &Plan, size: usize, pause: Duration) -> Result<()> {
     println!("{what}");
     raw.print("pipe", &raw);
     plug.print("plug", &raw);
+    plug_limited.print("plug, with a time-out", &raw);
     Ok(())
 }
 

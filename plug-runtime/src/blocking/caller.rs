@@ -170,10 +170,11 @@ impl Link {
             metadata: outbound.metadata,
         };
         if !patience.is_endless() {
-            if patience.is_over() {
+            let now = Instant::now();
+            if patience.is_over_at(now) {
                 return Err(patience.error());
             }
-            opening.deadline = outbound.deadline.map(|deadline| (deadline, Instant::now()));
+            opening.deadline = outbound.deadline.map(|deadline| (deadline, now));
         }
         let call = state.core.open(&opening, request)?;
         patience.begin(call);

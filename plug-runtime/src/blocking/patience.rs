@@ -89,6 +89,10 @@ impl<'a> Patience<'a> {
         self.is_cancelled() || self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
+    pub(super) fn is_over_at(&self, now: Instant) -> bool {
+        self.is_cancelled() || self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
     fn is_cancelled(&self) -> bool {
         self.tokens.iter().flatten().any(CancelToken::is_cancelled)
     }

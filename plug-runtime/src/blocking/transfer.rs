@@ -65,6 +65,9 @@ impl Link {
     /// first.
     fn wait_for_pipes(&self, writer: Option<&Writer>, patience: &Patience<'_>) -> bool {
         let bell = if patience.listens() { self.bell() } else { None };
+        if let (None, None) = (writer, bell) {
+            return pipe::wait_readable(&self.input, patience.until());
+        }
         let mut waits = vec![Wait::readable(&self.input)];
         waits.extend(bell.map(Bell::wait));
         match writer.map(|writer| &writer.output) {

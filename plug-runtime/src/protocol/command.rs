@@ -130,7 +130,7 @@ impl Connection {
         };
         let deadline = opening.deadline.map(|(deadline, _)| deadline);
         if let Some(deadline) = deadline {
-            self.deadlines.insert((deadline, call));
+            self.insert_deadline(deadline, call);
         }
         let made = Made {
             begins_at,

@@ -1,6 +1,6 @@
 //! The state machine of one side of one pipe pair.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::Side;
@@ -50,8 +50,9 @@ pub(crate) struct Connection {
     /// Calls of this side, by id.
     pub(super) made: ById<Made>,
     pub(super) next_call: u64,
-    /// Those of them that have a deadline, in the order of these.
-    pub(super) deadlines: BTreeSet<(Instant, u64)>,
+    /// Those of them that have a deadline, in the order of these. A vector that keeps its memory: a tree takes and gives
+    /// back a node for each call.
+    pub(super) deadlines: Vec<(Instant, u64)>,
     /// Calls of the other side, by id.
     pub(super) served: ById<Served>,
     pub(super) last_served: u64,
@@ -99,7 +100,7 @@ impl Connection {
             rooms: VecDeque::new(),
             made: ById::default(),
             next_call: if side == Side::Host { 1 } else { 2 },
-            deadlines: BTreeSet::new(),
+            deadlines: Vec::new(),
             served: ById::default(),
             last_served: 0,
             draining: 0,
@@ -300,7 +301,7 @@ impl Connection {
             }
             let error = Error::of_kind(ErrorKind::Deadline, "the call did not end in time");
             self.cancel(call, &error, taken);
-            self.deadlines.remove(&(deadline, call));
+            self.remove_deadline(deadline, call);
         }
         // Answers to pings that nobody reads must not pile up, a little each second.
         let is_read = !self.outbox.is_congested();
@@ -382,10 +383,23 @@ impl Connection {
     pub(super) fn remove_made(&mut self, call: u64) -> Option<Made> {
         let made = self.made.remove(call)?;
         if let Some(deadline) = made.deadline {
-            self.deadlines.remove(&(deadline, call));
+            self.remove_deadline(deadline, call);
         }
         self.forget_arriving(call);
         Some(made)
+    }
+
+    pub(super) fn insert_deadline(&mut self, deadline: Instant, call: u64) {
+        // Behind all others, as a rule.
+        if let Err(at) = self.deadlines.binary_search(&(deadline, call)) {
+            self.deadlines.insert(at, (deadline, call));
+        }
+    }
+
+    fn remove_deadline(&mut self, deadline: Instant, call: u64) {
+        if let Ok(at) = self.deadlines.binary_search(&(deadline, call)) {
+            self.deadlines.remove(at);
+        }
     }
 
     pub(super) fn remove_served(&mut self, call: u64) -> Option<Served> {

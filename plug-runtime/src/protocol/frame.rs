@@ -197,6 +197,8 @@ impl<'a> Frame<'a> {
             kind: take_usual(&mut rest, field::KIND << 3 | NUMBER)? as u32,
             call: take_usual(&mut rest, field::CALL << 3 | NUMBER)?,
             method: take_usual(&mut rest, field::METHOD << 3 | NUMBER)? as u32,
+            timeout_us: take_usual(&mut rest, field::TIMEOUT_US << 3 | NUMBER)?,
+            within: take_usual(&mut rest, field::WITHIN << 3 | NUMBER)?,
             flags: take_usual(&mut rest, field::FLAGS << 3 | NUMBER)? as u32,
             ..Frame::default()
         };

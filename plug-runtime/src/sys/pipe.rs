@@ -112,6 +112,21 @@ pub(crate) fn wait(waits: &[Wait<'_>], until: Option<Instant>) -> io::Result<Vec
     }
 }
 
+/// Waits until a descriptor can be read from, or has ended, or the time has come. Says whether it is the first. What
+/// [`wait`] does, without taking memory for it: a call with a deadline pays for this.
+pub(crate) fn wait_readable(fd: &OwnedFd, until: Option<Instant>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    loop {
+        let timeout = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(ready) => return ready > 0,
+            Err(Errno::INTR) => {}
+            // Reading says what is wrong.
+            Err(_) => return true,
+        }
+    }
+}
+
 pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
