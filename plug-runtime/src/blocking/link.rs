@@ -391,7 +391,7 @@ impl Link {
         for waiting in state.waiters.values_mut() {
             waiting.nested.retain(|task| !is_it(task));
         }
-        state.inboxes.remove(&call);
+        drop(state.drop_inbox(call));
         state.core.reply(call, Answer::Refused(cancelled(Delivery::NotSent)));
     }
 

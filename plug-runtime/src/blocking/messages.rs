@@ -135,15 +135,21 @@ impl State {
         self.inboxes.remove(&call);
         Some(end.err().map(Err))
     }
+
+    /// Drops what nobody will read: it counts as read, or it would be missing from what all streams together may bring.
+    pub(super) fn drop_inbox(&mut self, call: u64) -> Option<Inbox> {
+        let mut inbox = self.inboxes.remove(&call)?;
+        for (_, cost) in inbox.messages.drain(..) {
+            self.core.consume(call, cost);
+        }
+        Some(inbox)
+    }
 }
 
 impl Drop for Messages {
     fn drop(&mut self) {
         let mut state = self.link.lock();
-        let Some(inbox) = state.inboxes.remove(&self.call) else { return };
-        for (_, cost) in inbox.messages {
-            state.core.consume(self.call, cost);
-        }
+        let Some(inbox) = state.drop_inbox(self.call) else { return };
         if inbox.end.is_none() {
             state.core.discard(self.call);
             let error = Error::of_kind(ErrorKind::Cancelled, "its stream was dropped");

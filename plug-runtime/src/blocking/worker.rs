@@ -259,7 +259,7 @@ impl Link {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             let why = "the call's time was over before its handler could start";
             let error = Error::status(Code::DeadlineExceeded, why, Delivery::NotSent);
-            state.inboxes.remove(&call);
+            drop(state.drop_inbox(call));
             state.core.reply(call, Answer::Refused(error));
             return state;
         }
@@ -298,8 +298,11 @@ impl Link {
     pub(super) fn note_served(&self, state: &mut State) {
         if state.workers.running == 0 && state.is_served() {
             self.work.notify_all();
-            // A host that said goodbye may leave the pipe open, and somebody reads it.
-            self.interrupt.interrupt(&self.input);
+            if state.core.is_plugin() && state.core.has_no_calls() {
+                // A host that said goodbye may leave the pipe open, and somebody reads it. There is nothing that the
+                // host still has to say, which a byte from here could cut in two.
+                self.interrupt.interrupt(&self.input);
+            }
         }
     }
 
