@@ -13,3 +13,8 @@ mod watchers;
 
 pub use json::Json;
 pub use store::Store;
+
+/// The examples of the README, to be compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
