@@ -96,6 +96,13 @@ impl Flow for Flowing {
                 Ok("awake".to_owned())
             }
             "say" => home()?.say(rest),
+            #[cfg(feature = "tracing")]
+            "log" => {
+                tracing::info!(answer = 42, "{rest}");
+                tracing::debug!("but {rest} in detail");
+                eprintln!("printed {rest}");
+                Ok("logged".to_owned())
+            }
             // So many threads of this call ask the host at once.
             "chorus" => {
                 let threads = (0..rest.parse::<u32>()?).map(|number| {

@@ -9,6 +9,8 @@ mod ends;
 mod flow;
 mod framing;
 mod handshake;
+#[cfg(feature = "tracing")]
+mod logs;
 mod process;
 mod raw_host;
 mod schema;

@@ -1,0 +1,79 @@
+//! What a plugin logs and prints, as events of its host.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use plug::Command;
+use plug_faults::flow::{FlowProxy, HomeService, House};
+use tracing::Level;
+use tracing::dispatcher::{self, Dispatch};
+
+use crate::aftermath::wait_until;
+
+/// The lines that a subscriber has written.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Written {
+    fn lines_with(&self, text: &str) -> Vec<String> {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = String::from_utf8_lossy(&bytes);
+        all.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+}
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Loads the plugin, and runs `act`, with a subscriber that takes events down to a level.
+fn with_subscriber(level: Level, act: impl FnOnce(&FlowProxy, &Written)) {
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    dispatcher::with_default(&Dispatch::new(subscriber), || {
+        let command = Command::new(env!("CARGO_BIN_EXE_flowing")).trace_stderr(true);
+        let peer = command.serve::<HomeService>(Arc::new(House::default())).load().unwrap();
+        act(&peer.proxy().unwrap(), &written);
+        peer.stop(Duration::from_secs(10)).unwrap();
+    });
+}
+
+#[test]
+fn a_record_comes_under_the_span_of_its_call_and_a_line_under_none() {
+    with_subscriber(Level::INFO, |flow, written| {
+        let span = tracing::info_span!("errand", number = 7);
+        span.in_scope(|| flow.ask("log hello").unwrap());
+        wait_until("the record and the line", || {
+            !written.lines_with("answer=42").is_empty()
+                && !written.lines_with("printed hello").is_empty()
+        });
+        let [record] = &written.lines_with("answer=42")[..] else { panic!("several records") };
+        for part in ["INFO", "errand{number=7}", "hello", "flowing", "plug_faults::flow"] {
+            assert!(record.contains(part), "{part:?} in {record}");
+        }
+        let line = &written.lines_with("printed hello")[0];
+        assert!(!line.contains("errand") && line.contains("plug::stderr"), "{line}");
+        assert!(written.lines_with("in detail").is_empty(), "below the level that is wanted");
+    });
+}
+
+#[test]
+fn a_host_that_wants_details_gets_them() {
+    with_subscriber(Level::DEBUG, |flow, written| {
+        flow.ask("log hello").unwrap();
+        wait_until("the details", || !written.lines_with("but hello in detail").is_empty());
+    });
+}
