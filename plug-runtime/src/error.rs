@@ -68,7 +68,7 @@ pub enum ErrorKind {
     /// or wrote something that is not this protocol.
     Handshake,
     /// Both sides speak the protocol, but do not fit: no common version, a service that is missing
-    /// or has another magic or version.
+    /// or has another magic or version, a method that is a stream on one side only.
     Incompatible,
     /// The plugin's process ended: see [`Error::exit`].
     Exited,

@@ -9,6 +9,16 @@
 //!   [`Peer::proxy`] has a proxy for each service.
 //! - **A test** calls `KvProxy::in_process`, or [`in_process`]: the same frames without a child.
 //! - **Errors** are one type, [`Error`]: see [`Error::kind`], [`Error::code`] and [`Error::delivery`].
+//! - **Streams**, as requests, responses or both, are [`Stream`]s: iterators on the side that reads, and made of any
+//!   iterator or of a [channel](Stream::channel) on the side that sends.
+//! - **Each call** may have a deadline, a [`CancelToken`] and metadata: the provided methods of [`Proxy`], and
+//!   [`Command::timeout`]. A handler finds them in [`Call::current`], and what it calls in turn inherits the first two.
+//! - **A plugin calls its host** with a proxy for what [`Command::serve`] offers. It gets it from the [`Peer`] in
+//!   [`Plugin::start`], [`run_with`] or [`Call::peer`], where it finds its [configuration](Peer::config), too.
+//! - **What a plugin is** tells [`Command::describe`] without loading it, and [`Peer::description`] of one that runs;
+//!   [`Peer::call`] calls a method by its name.
+//! - **What a plugin prints** is in [`Peer::stderr_lines`] and in errors. With the feature `tracing`, its events become
+//!   events of the host: see `LogSubscriber`.
 //!
 //! ```no_run
 //! # mod kv {
@@ -65,6 +75,63 @@
 //!         Ok(value) => println!("{} bytes", value.len()),
 //!         Err(error) if error.code() == plug::Code::NotFound => println!("nothing there"),
 //!         Err(error) => return Err(error),
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! More than calls:
+//!
+//! ```no_run
+//! # use plug::{Caller, Incoming, Method, Proxy, Reply, Serve, Service};
+//! # pub trait Clock: Send + Sync + 'static {
+//! #     fn now(&self) -> plug::Result<u64>;
+//! # }
+//! # pub enum ClockService {}
+//! # impl Service for ClockService {
+//! #     const NAME: &'static str = "example.Clock";
+//! #     const MAGIC: &'static str = "";
+//! #     const VERSION: u32 = 0;
+//! #     const METHODS: &'static [Method] = &[Method::unary("Now")];
+//! #     const DESCRIPTORS: &'static [u8] = b"";
+//! # }
+//! # impl<T: Clock + ?Sized> Serve<T> for ClockService {
+//! #     fn serve(_: &T, call: Incoming<'_>) -> Reply { call.unimplemented() }
+//! # }
+//! # #[derive(Clone)]
+//! # pub struct FeedProxy(Caller<ClockService>);
+//! # impl Proxy for FeedProxy {
+//! #     type Service = ClockService;
+//! #     fn new(caller: Caller<ClockService>) -> Self { FeedProxy(caller) }
+//! #     fn caller(&self) -> &Caller<ClockService> { &self.0 }
+//! # }
+//! # impl FeedProxy {
+//! #     pub fn follow(&self, _: &str) -> plug::Result<plug::Stream<String>> { Ok(plug::Stream::new([])) }
+//! # }
+//! use std::sync::Arc;
+//! use std::time::{Duration, SystemTime};
+//!
+//! use plug::{CancelToken, Command, Proxy as _};
+//!
+//! /// What the host offers: `service Clock { rpc Now(Empty) returns (Time); }`.
+//! struct SystemClock;
+//!
+//! impl Clock for SystemClock {
+//!     fn now(&self) -> plug::Result<u64> {
+//!         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+//!         Ok(since.as_secs())
+//!     }
+//! }
+//!
+//! fn host_main() -> plug::Result<()> {
+//!     let command = Command::new("path/to/feed-plugin")
+//!         .serve::<ClockService>(Arc::new(SystemClock))
+//!         .timeout(Duration::from_secs(10));
+//!     let feed: FeedProxy = command.load()?.proxy()?;
+//!     let token = CancelToken::new(); // a clone of it ends the loop from another thread
+//!     let feed = feed.with_timeout(Duration::MAX).with_cancel(&token);
+//!     for line in feed.follow("news")? {
+//!         println!("{}", line?);
 //!     }
 //!     Ok(())
 //! }

@@ -23,8 +23,8 @@ use crate::stream::Outgoing;
 
 /// The other side of a connection: for a host a loaded plugin, for a plugin its host.
 ///
-/// Cheap to clone, free to share between threads. A plugin's process ends when the last clone of its peer,
-/// and of the proxies made from it, is dropped.
+/// Cheap to clone, free to share between threads. A plugin's process ends when the last clone of its peer, and of
+/// the proxies made from it, is dropped, and the last stream that it sends.
 ///
 /// ```no_run
 /// # fn main() -> plug::Result<()> {
@@ -107,7 +107,8 @@ impl Peer {
     /// # Errors
     ///
     /// [`ErrorKind::Incompatible`] if the other side does not offer the service, or offers it with another magic or
-    /// version, or a method of it with a stream where this side has none or the other way round. A method that it lacks fails when it is called, with [`ErrorKind::Unimplemented`].
+    /// version, or a method of it with a stream where this side has none or the other way round. A method that it
+    /// lacks fails when it is called, with [`ErrorKind::Unimplemented`].
     pub fn proxy<P: Proxy>(&self) -> Result<P> {
         self.check_service::<P::Service>()?;
         let number = |method: &crate::Method| {
@@ -234,8 +235,8 @@ impl Peer {
         pong.map_err(|error| error.with_plugin(&self.shared.name))
     }
 
-    /// Ends the plugin: no new calls; calls under way, and [`Plugin::stop`], may take until half of `grace` is over;
-    /// then it gets SIGTERM, and after all of `grace` SIGKILL. Returns when its process has ended.
+    /// Ends the plugin: no new calls; calls under way, streams included, and [`Plugin::stop`], may take until half of
+    /// `grace` is over; then it gets SIGTERM, and after all of `grace` SIGKILL. Returns when its process has ended.
     ///
     /// # Errors
     ///

@@ -82,6 +82,19 @@ impl<T: Send + 'static> Stream<T> {
     ///
     /// The stream ends when the last clone of the sender is dropped. A stream that waits for its sender keeps no thread
     /// busy, as an iterator does that waits.
+    ///
+    /// ```
+    /// let (sender, stream) = plug::Stream::channel(16);
+    /// std::thread::spawn(move || {
+    ///     for number in 0..100 {
+    ///         if sender.send(number).is_err() {
+    ///             break; // nobody reads it any more
+    ///         }
+    ///     }
+    /// });
+    /// let numbers: plug::Result<Vec<i32>> = stream.collect();
+    /// assert_eq!(numbers.unwrap().len(), 100);
+    /// ```
     pub fn channel(capacity: usize) -> (Sender<T>, Stream<T>) {
         let (sender, receiver) = channel::channel(capacity);
         (sender, Stream { source: Some(Source::Channel(receiver)) })
