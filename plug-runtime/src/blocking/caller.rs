@@ -48,7 +48,6 @@ impl Link {
         let patience = Patience::new(self, outbound.deadline, &outbound.cancel).listening();
         let (mut state, call) = self.open(outbound, None::<&()>, &patience)?;
         self.begin_pump(&mut state, call, requests);
-        let state = self.hire(state);
         self.wait_for_reply(state, call, &patience).map_err(|error| patience.explain(error))
     }
 
@@ -218,13 +217,17 @@ impl Link {
         patience: &Patience<'_>,
     ) -> Result<Bytes> {
         let mut waiter = match Lead::take(self, &mut state, Some(call)) {
-            Some(lead) => match self.read_until_done(state, lead, call, patience) {
-                Ok(outcome) => return outcome,
-                Err(waiter) => waiter,
-            },
+            Some(lead) => {
+                // Not before: the outcome would find nobody if it came while the lock is free.
+                state = self.hire(state);
+                match self.read_until_done(state, lead, call, patience) {
+                    Ok(outcome) => return outcome,
+                    Err(waiter) => waiter,
+                }
+            }
             None => {
                 let waiter = state.add_waiter(call);
-                drop(self.flush_or_leave(state));
+                drop(self.flush_or_leave(self.hire(state)));
                 waiter
             }
         };
@@ -294,7 +297,7 @@ impl Link {
                 let result = match own.outcome {
                     Some(outcome) => {
                         for task in own.nested {
-                            state.workers.enqueue(task);
+                            self.enqueue(&mut state, task);
                         }
                         Ok(outcome)
                     }
@@ -333,12 +336,19 @@ impl Link {
         patience: &Patience<'_>,
         mut done: impl FnMut(&mut State) -> Option<R>,
     ) -> std::result::Result<(R, MutexGuard<'a, State>), MutexGuard<'a, State>> {
+        let mut has_waited = false;
         loop {
-            if let Some(result) = done(&mut state) {
-                return Ok((result, state));
-            }
-            if patience.is_over() {
-                return Err(state);
+            let found = done(&mut state);
+            if found.is_some() || patience.is_over() {
+                if has_waited {
+                    let mut wakes = Wakes::default();
+                    self.pass_on_if_free(&mut state, &mut wakes);
+                    wakes.wake();
+                }
+                return match found {
+                    Some(result) => Ok((result, state)),
+                    None => Err(state),
+                };
             }
             let nested = match Lead::take(self, &mut state, Some(key)) {
                 Some(lead) => {
@@ -347,7 +357,7 @@ impl Link {
                     (state, found, nested) = self.read_until(state, lead, patience, &mut done);
                     if let Some(result) = found {
                         for task in nested {
-                            state.workers.enqueue(task);
+                            self.enqueue(&mut state, task);
                         }
                         return Ok((result, self.hire(state)));
                     }
@@ -357,6 +367,7 @@ impl Link {
                     let waiter = state.add_waiter(key);
                     drop(self.flush_or_leave(state));
                     let _ = waiter.wait(patience);
+                    has_waited = true;
                     state = self.lock();
                     state.waiters.remove(&key).map(|waiting| waiting.nested).unwrap_or_default()
                 }
@@ -443,16 +454,27 @@ impl Link {
         if is_busy || !state.inboxes.is_empty() { state.core.poll_timeout() } else { None }
     }
 
-    /// Runs calls that the handler of this thread's own call makes in turn.
+    /// Runs one of the calls that the handler of this thread's own call makes in turn, and leaves the others to
+    /// workers: it may wait for them.
     fn run_nested<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
         nested: Vec<Task>,
     ) -> MutexGuard<'a, State> {
-        let mut worker = Worker::default();
+        let mut nested = nested.into_iter();
+        let first = nested.next();
         for task in nested {
-            state = self.run_task(state, task, &mut worker);
+            self.enqueue(&mut state, task);
         }
+        let mut wakes = Wakes::default();
+        self.pass_on_if_free(&mut state, &mut wakes);
+        wakes.wake();
+        state = self.hire(state);
+        if let Some(task) = first {
+            state = self.run_task(state, task, &mut Worker::default());
+        }
+        // It may have begun a stream.
+        state = self.hire(state);
         self.flush_or_leave(state)
     }
 }

@@ -90,7 +90,7 @@ impl Drop for Lead<'_> {
             self.handle_events(&mut state, &mut wakes);
             self.give_back(&mut state, &mut wakes);
             for task in self.own.nested.drain(..) {
-                state.workers.enqueue(task);
+                self.link.enqueue(&mut state, task);
             }
             drop(state);
             wakes.wake();

@@ -284,14 +284,13 @@ impl Link {
     pub(super) fn note_rooms(self: &Arc<Self>, state: &mut State) {
         while let Some(call) = state.core.poll_room() {
             if state.pumps.get_mut(&call).is_some_and(Pump::take_room) {
-                state.workers.enqueue(Task::Pump(call));
-                self.keep_ticking(state);
+                self.enqueue(state, Task::Pump(call));
             }
         }
     }
 
     fn handle_reply(
-        &self,
+        self: &Arc<Self>,
         state: &mut State,
         call: u64,
         outcome: Result<Bytes>,
@@ -317,9 +316,10 @@ impl Link {
         } else if let Some(waiting) = state.waiters.remove(&call) {
             // A handler that was to run on that thread has nobody to run on; its caller has ended, too.
             for task in waiting.nested {
-                state.workers.enqueue(task);
+                self.enqueue(state, task);
             }
             wakes.done.push((waiting.waiter, outcome));
+            self.pass_on_if_free(state, wakes);
         } else if state.leading == Some(call) {
             state.left = Some(outcome);
             self.rouse_leader();
@@ -331,7 +331,7 @@ impl Link {
     }
 
     fn handle_request(
-        &self,
+        self: &Arc<Self>,
         state: &mut State,
         mut request: Request,
         own: Option<&mut Own>,
@@ -346,7 +346,7 @@ impl Link {
             state.inboxes.insert(request.call, Inbox::default());
         }
         let Some(extra) = &mut request.extra else {
-            state.workers.enqueue(Task::Request(request));
+            self.enqueue(state, Task::Request(request));
             return;
         };
         let within = extra.within;
@@ -360,7 +360,7 @@ impl Link {
             waiting.nested.push(task);
             wakes.look.push(waiting.waiter.clone());
         } else {
-            state.workers.enqueue(task);
+            self.enqueue(state, task);
         }
     }
 
@@ -408,9 +408,17 @@ impl Link {
         if state.input_ended {
             return;
         }
-        match state.waiters.values().find(|waiting| !waiting.is_busy) {
+        match state.waiters.values().find(|waiting| waiting.can_read()) {
             Some(waiting) => wakes.look.push(waiting.waiter.clone()),
             None => self.keep_ticking(state),
+        }
+    }
+
+    /// Passes the role of reading on if nobody has it: for a thread that may have been told to take it, and does
+    /// something else.
+    pub(super) fn pass_on_if_free(self: &Arc<Self>, state: &mut State, wakes: &mut Wakes) {
+        if state.reader.is_some() {
+            self.pass_on(state, wakes);
         }
     }
 
@@ -418,6 +426,13 @@ impl Link {
         if let Some(key) = self.key.get() {
             watcher::report(*key, report);
         }
+    }
+}
+
+impl Waiting {
+    /// Whether the thread reads if it is told to: it runs no call, and has none to run first.
+    fn can_read(&self) -> bool {
+        !self.is_busy && self.nested.is_empty()
     }
 }
 

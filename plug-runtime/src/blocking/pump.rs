@@ -58,7 +58,12 @@ impl Pump {
 
 impl Link {
     /// Begins to send a stream in a call, as soon as a worker comes by.
-    pub(super) fn begin_pump(&self, state: &mut State, call: u64, source: Box<dyn Outgoing>) {
+    pub(super) fn begin_pump(
+        self: &Arc<Self>,
+        state: &mut State,
+        call: u64,
+        source: Box<dyn Outgoing>,
+    ) {
         let pump = Pump {
             source: Some(source),
             is_full: false,
@@ -67,7 +72,7 @@ impl Link {
             waiting_since: None,
         };
         state.pumps.insert(call, pump);
-        state.workers.enqueue(Task::Pump(call));
+        self.enqueue(state, Task::Pump(call));
     }
 
     /// Sends what a stream has, until there is no room or nothing more at the moment.

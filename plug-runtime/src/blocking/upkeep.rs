@@ -106,7 +106,7 @@ impl Link {
         wakes: &mut Wakes,
     ) -> MutexGuard<'a, State> {
         if let Some(errand) = wakes.take_errand() {
-            state.workers.enqueue(Task::Errand(errand));
+            self.enqueue(&mut state, Task::Errand(errand));
         }
         self.hire(state)
     }

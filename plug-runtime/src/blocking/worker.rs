@@ -62,7 +62,7 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    pub(super) fn enqueue(&mut self, task: Task) {
+    fn enqueue(&mut self, task: Task) {
         self.queue.push_back((self.tick, task));
     }
 
@@ -306,6 +306,12 @@ impl Link {
         }
     }
 
+    /// Queues something for a worker. As long as it waits, the watcher ticks, and gets more of them going.
+    pub(super) fn enqueue(self: &Arc<Self>, state: &mut State, task: Task) {
+        state.workers.enqueue(task);
+        self.keep_ticking(state);
+    }
+
     /// Sees to it that somebody does what waits to be done, where this thread will not: one more worker for now. If that
     /// is not enough, the tick brings more.
     pub(super) fn hire<'a>(
@@ -315,7 +321,6 @@ impl Link {
         if !state.workers.has_queue() {
             return state;
         }
-        self.keep_ticking(&mut state);
         let workers = &mut state.workers;
         if workers.called > 0 {
             return state;

@@ -1,17 +1,25 @@
 //! The driver against the other end of two pipes, which a test plays by hand.
 
+mod nested;
+mod roles;
+
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::lead::Lead;
-use super::link::Link;
+use super::dispatch::service_infos;
+use super::lead::{Lead, Wakes};
+use super::link::{Link, State};
 use super::patience::Patience;
 use super::watcher::{self, Watched};
+use crate::Method;
 use crate::error::{Delivery, ErrorKind};
+use crate::incoming::{Incoming, Reply};
+use crate::offer::Offers;
 use crate::options::Outbound;
 use crate::protocol::{Answer, Connection, Event, Hello, Opening, Request, Side};
+use crate::service::Offered;
 use crate::sys::pipe::{self, Wait};
 
 /// The plugin's end: a core without a driver.
@@ -21,30 +29,55 @@ struct Other {
     output: OwnedFd,
 }
 
-/// A host's link and the plugin's end, greeted, with pipes that hold 4 KiB.
 /// A call of the first method.
 fn unary(link: &Arc<Link>) -> Outbound<'static> {
     Outbound::new(1, crate::MethodKind::Unary, None, None, link).unwrap()
 }
 
+/// A host's link and the plugin's end, greeted, with pipes that hold 4 KiB.
 fn pair() -> (Arc<Link>, Other) {
+    greeted(Hello::new(text("host"), String::new()), None)
+}
+
+/// The same, of two sides with all features.
+fn pair_with_features() -> (Arc<Link>, Other) {
+    pair_serving(&[], |_| unreachable!("nothing is served"))
+}
+
+/// The same, of a host that serves some methods.
+fn pair_serving(
+    methods: &'static [Method],
+    serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static,
+) -> (Arc<Link>, Other) {
+    let service = Offered { name: "a.B", magic: "", version: 0, methods, descriptors: b"" };
+    let mut hello = Hello::new(text("host"), String::new()).with_features(&[]);
+    hello.services = service_infos([&service].into_iter());
+    let serve = Box::new(move |_: usize, call: Incoming<'_>| serve(call));
+    greeted(hello, (!methods.is_empty()).then(|| Offers { services: vec![service], serve }))
+}
+
+/// A plugin's end has the features that the host has.
+fn greeted(hello: Hello, offers: Option<Offers>) -> (Arc<Link>, Other) {
     let (host_input, output) = pipe::pair().unwrap();
     let (input, host_output) = pipe::pair().unwrap();
     for end in [&output, &host_output] {
         // Where a pipe cannot be made smaller, the tests still hold; they only see fewer full pipes.
         let _ = set_capacity(end, 4 << 10);
     }
-    let hello = |name: &str| Hello::new(name.to_owned(), String::new());
-    let core = Connection::new(Side::Host, hello("host"), None);
+    let others = Hello { name: text("plugin"), services: Vec::new(), ..hello.clone() };
+    let core = Connection::new(Side::Host, hello, None);
     let link = Link::new(core, host_input, host_output, false).unwrap();
-    let core = Connection::new(Side::Plugin, hello("plugin"), None);
+    link.offer(offers.into_iter().collect());
+    let core = Connection::new(Side::Plugin, others, None);
     let mut other = Other { core, input, output };
     let host = link.clone();
     let greeter = std::thread::spawn(move || host.greet(Vec::new, || Ok(())));
     other.read_until(|event| matches!(event, Event::Greeted));
     other.core.accept();
+    other.core.ready();
     other.write_all();
     greeter.join().unwrap().unwrap();
+    link.wait_for_ready(Some(Instant::now() + LONG)).unwrap();
     let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link))).unwrap();
     link.watch(key);
     (link, other)
@@ -61,9 +94,9 @@ fn set_capacity(_: &OwnedFd, bytes: usize) -> rustix::io::Result<usize> {
 }
 
 impl Other {
-    /// Reads until an event of a kind, which it returns. Ten seconds are for ever.
+    /// Reads until an event of a kind, which it returns.
     fn read_until(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + LONG;
         let mut buffer = [0; 64 << 10];
         loop {
             while let Some(event) = self.core.poll_event() {
@@ -72,13 +105,26 @@ impl Other {
                 }
             }
             let ready = pipe::wait(&[Wait::readable(&self.input)], Some(until)).unwrap();
-            assert!(ready[0], "waited 10 s for an event");
+            assert!(ready[0], "waited {LONG:?} for an event");
             match pipe::read(&self.input, &mut buffer).unwrap() {
                 0 => self.core.handle_eof(),
                 len => self.core.handle_bytes(&buffer[..len]),
             }
             assert!(self.core.failure().is_none(), "{:?}", self.core.failure());
         }
+    }
+
+    fn next_outcome(&mut self) -> (u64, crate::Result<bytes::Bytes>) {
+        match self.read_until(|event| matches!(event, Event::Reply { .. })) {
+            Event::Reply { call, outcome } => (call, outcome),
+            other => unreachable!("asked for a reply, got {other:?}"),
+        }
+    }
+
+    /// Calls a method of the host within a call of the host's, or within none (0). It is not sent yet.
+    fn open_within(&mut self, method: u32, within: u64, request: &str) -> u64 {
+        let opening = Opening { method, within, ..Opening::default() };
+        self.core.open(&opening, Some(&text(request))).unwrap()
     }
 
     fn next_request(&mut self) -> Request {
@@ -125,6 +171,32 @@ fn text(text: &str) -> String {
 fn answer(text: &str) -> Answer {
     Answer::Response(prost::Message::encode_to_vec(&text.to_owned()))
 }
+
+/// What a thread returns, in time.
+fn in_time<R>(receiver: &mpsc::Receiver<R>, what: &str) -> R {
+    receiver
+        .recv_timeout(LONG)
+        .unwrap_or_else(|error| panic!("waited {LONG:?} for {what}: {error}"))
+}
+
+/// Runs something on a thread of its own, for [`in_time`].
+fn spawn<R: Send + 'static>(run: impl FnOnce() -> R + Send + 'static) -> mpsc::Receiver<R> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(run()));
+    receiver
+}
+
+/// Waits until a link is in a state that somebody else brings about.
+fn wait_for(link: &Arc<Link>, what: &str, mut is_it: impl FnMut(&mut State) -> bool) {
+    let until = Instant::now() + LONG;
+    while !is_it(&mut link.lock()) {
+        assert!(Instant::now() < until, "waited {LONG:?} for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// How long a test waits for what must come. A machine that is busy is slow, and one that hangs is not waited for.
+const LONG: Duration = Duration::from_secs(20);
 
 fn spawn_call(link: &Arc<Link>, request: String) -> std::thread::JoinHandle<crate::Result<String>> {
     let link = link.clone();

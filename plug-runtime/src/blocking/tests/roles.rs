@@ -1,0 +1,85 @@
+//! Who reads next.
+
+use super::*;
+
+/// The watcher ends calls whose time is over, also that of the thread which reads.
+#[test]
+fn who_reads_returns_when_the_watcher_has_ended_its_call() {
+    let (link, mut other) = pair();
+    let caller = link.clone();
+    let late = Instant::now() + Duration::from_millis(200);
+    let called = spawn(move || {
+        let outbound = Outbound { deadline: Some(late), ..unary(&caller) };
+        caller.call(&outbound, &text("never answered"))
+    });
+    other.next_request();
+    wait_for(&link, "the caller to read", |state| state.leading.is_some());
+    // As the watcher does, a little early.
+    let mut wakes = Wakes::default();
+    let mut state = link.lock();
+    state.core.handle_timeout(late + LONG, &mut []);
+    link.handle_events(&mut state, None, &mut wakes);
+    drop(state);
+    wakes.wake();
+    let error = in_time(&called, "the call to end").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+}
+
+/// Starting the sender takes a while without the lock.
+#[test]
+fn a_call_with_a_stream_learns_of_an_end_that_comes_while_its_sender_is_started() {
+    for round in 0..20 {
+        let (link, _other) = pair_with_features();
+        let caller = link.clone();
+        let (_sender, requests) = crate::Stream::<String>::channel(1);
+        let called = spawn(move || {
+            let kind = crate::MethodKind::ClientStreaming;
+            let outbound = Outbound { kind, ..unary(&caller) };
+            caller.call_with_stream(&outbound, Box::new(requests))
+        });
+        wait_for(&link, "the call to be made", |state| state.core.calls_made() == 1);
+        link.end(&crate::Error::of_kind(ErrorKind::Exited, "the plugin is gone"));
+        assert!(in_time(&called, &format!("the call to end in round {round}")).is_err());
+    }
+}
+
+#[test]
+fn who_is_told_to_read_and_has_what_it_waits_for_tells_the_next() {
+    let (link, mut other) = pair_with_features();
+    let leader = spawn_call(&link, text("leader"));
+    let leading = other.next_request();
+    wait_for(&link, "somebody to read", |state| state.reader.is_none());
+    let kind = crate::MethodKind::ServerStreaming;
+    let outbound = Outbound { kind, ..unary(&link) };
+    let streamed = text("stream");
+    let mut stream =
+        link.call_streaming(&outbound, super::super::Requests::One(&streamed)).unwrap();
+    let streaming = other.next_request();
+    // The lower the call, the sooner it is told.
+    let (go, goes) = mpsc::channel::<()>();
+    let _first = spawn(move || {
+        let first = stream.next();
+        // It does not come back for the next.
+        let _ = goes.recv();
+        drop(stream);
+        first
+    });
+    wait_for(&link, "the reader of the stream", |state| state.waiters.len() == 1);
+    let follower = spawn_call(&link, text("follower"));
+    let following = other.next_request();
+    wait_for(&link, "the follower", |state| state.waiters.len() == 2);
+    wait_for(&link, "the watcher to rest", |state| !state.ticking);
+
+    other.core.begin_responses(streaming.call);
+    other.core.send(streaming.call, &prost::Message::encode_to_vec(&text("item"))).unwrap();
+    other.core.reply(leading.call, answer("led"));
+    other.write_all();
+    assert_eq!(leader.join().unwrap().unwrap(), "led");
+    wait_for(&link, "the item to be taken", |state| state.waiters.len() <= 1);
+    other.core.reply(following.call, answer("followed"));
+    other.write_all();
+    let (sender, joined) = mpsc::channel();
+    std::thread::spawn(move || sender.send(follower.join().unwrap()));
+    assert_eq!(in_time(&joined, "the follower's reply").unwrap(), "followed");
+    drop(go);
+}
