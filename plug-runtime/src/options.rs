@@ -10,6 +10,7 @@ use crate::call;
 use crate::cancel::CancelToken;
 use crate::error::{Code, Error, Result};
 use crate::log::CallSpan;
+use crate::protocol::{MAX_METADATA, metadata_len};
 use crate::service::MethodKind;
 
 /// What a proxy asks of each of its calls.
@@ -44,7 +45,7 @@ impl Options {
 
     pub(crate) fn add_metadata(&mut self, key: &str, value: Bytes) {
         self.metadata.push((key.to_owned(), value));
-        let len = self.metadata.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        let len = metadata_len(&self.metadata);
         let mistake = if !is_key(key) {
             Some(format!(
                 "the metadata key {key:?} cannot be sent: keys are made of the letters a to z, digits, `-`, `_` and `.`"
@@ -133,9 +134,6 @@ impl<'a> Outbound<'a> {
 
 /// What keys of the protocol itself begin with.
 const RESERVED: &str = "plug.";
-
-/// How many bytes the keys and values of a call may have in all.
-pub(crate) const MAX_METADATA: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,10 @@
 //! All kinds of call, and calls back, with real processes and inside this one.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use plug::{CancelToken, Command, ErrorKind, Proxy as _, Stream};
-use plug_faults::flow::{FlowProxy, Flowing, HomeService, House, Item, counted};
+use plug::{CancelToken, Command, ErrorKind, Peer, Proxy as _, Stream};
+use plug_faults::flow::{FlowProxy, Flowing, HomeProxy, HomeService, House, Item, counted};
 
 use crate::aftermath::{BOUND, Case};
 
@@ -133,4 +133,26 @@ fn metadata_and_one_way_calls_arrive() {
         crate::aftermath::wait_until("all of them", || flow.ask("told").unwrap() == "2000");
         flow.peer().ping(BOUND).unwrap();
     });
+}
+
+/// A plugin that keeps a proxy of its host, and offers nothing.
+#[derive(Default)]
+struct Keeper(OnceLock<HomeProxy>);
+
+impl plug::Plugin for Keeper {
+    type Services = ();
+
+    fn start(&self, host: &Peer) -> plug::Result<()> {
+        let home = self.0.get_or_init(|| host.proxy().unwrap());
+        home.say("I stay").map(drop)
+    }
+}
+
+#[test]
+fn a_plugin_inside_this_process_that_keeps_its_host_can_be_stopped() {
+    let house = Arc::new(House::default());
+    let command = Command::in_process(Keeper::default()).serve::<HomeService>(house.clone());
+    let peer = command.load().unwrap();
+    assert_eq!(*house.heard.lock().unwrap(), ["I stay"]);
+    peer.stop(BOUND).unwrap();
 }

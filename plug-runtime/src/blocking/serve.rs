@@ -160,6 +160,8 @@ fn serve<P: Plugin>(
     drop(state);
     link.serve();
     plugin.stop();
+    // The other side sees the end now, also where the plugin keeps a proxy of it, and with that this connection.
+    link.unwatch();
     match link.failure() {
         Some(error) if error.kind() == ErrorKind::Protocol && !link.input_has_ended() => Err(error),
         _ => Ok(()),

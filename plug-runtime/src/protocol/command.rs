@@ -11,7 +11,7 @@ use super::event::{Answer, Event};
 use super::flow::{Cost, Inflow};
 use super::frame::{Frame, Metadata, flag, kind, within_frame};
 use super::outbox::SentAt;
-use super::{FRAGMENT, MAX_METADATA, Side};
+use super::{FRAGMENT, MAX_METADATA, Side, metadata_len};
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
 
 /// What a call is made with.
@@ -170,8 +170,7 @@ impl Connection {
             let message = "the other side takes no metadata";
             return Err(Error::of_kind(ErrorKind::Unimplemented, message));
         }
-        let pair_len = |(key, value): &(String, Bytes)| key.len() + value.len() + PAIR_COST;
-        let len: usize = opening.metadata.iter().map(pair_len).sum();
+        let len = metadata_len(opening.metadata);
         if len > MAX_METADATA {
             let message = format!("the metadata has {len} bytes; the limit is {MAX_METADATA}");
             return Err(Error::of_kind(ErrorKind::TooLarge, message));
@@ -543,6 +542,3 @@ pub(super) fn half_close(call: u64) -> Frame<'static> {
 pub(super) fn cancelled() -> Error {
     Error::status(Code::Cancelled, "the call was cancelled", Delivery::NotSent)
 }
-
-/// What a pair of metadata counts for beside its texts, so that a great many empty ones do not make a frame too large.
-const PAIR_COST: usize = 16;
