@@ -341,7 +341,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_the_schedule_everything_comes_to_its_end() {
+fn f14_f17_whatever_the_schedule_everything_comes_to_its_end() {
     if let Some(seed) = number("PLUG_SIM_SEED") {
         Simulation::new(seed, true).run();
         return;

@@ -373,7 +373,7 @@ fn a_message_of_a_stream_over_the_limit_is_refused_and_the_stream_goes_on() {
 }
 
 #[test]
-fn small_calls_and_cancels_pass_a_stream_without_end() {
+fn c3_small_calls_and_cancels_pass_a_stream_without_end() {
     let mut pair = pair();
     let stream = open_stream(&mut pair, Shape::Requests);
     for seed in 0..2 {
