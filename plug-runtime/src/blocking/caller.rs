@@ -320,6 +320,7 @@ impl Link {
                 state = self.hire(state);
             }
             if !wakes.is_empty() {
+                state = self.leave_drops(state, &mut wakes);
                 drop(state);
                 wakes.wake();
                 state = self.lock();
@@ -403,6 +404,7 @@ impl Link {
                 state = self.hire(state);
             }
             if !wakes.is_empty() {
+                state = self.leave_drops(state, &mut wakes);
                 drop(state);
                 wakes.wake();
                 state = self.lock();

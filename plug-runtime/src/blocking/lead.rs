@@ -135,6 +135,12 @@ impl Wakes {
         self.errand.take()
     }
 
+    /// Takes away what users have to drop.
+    pub(super) fn take_dropped(&mut self) -> Option<Box<Errand>> {
+        let dropped = std::mem::take(&mut self.errand.as_mut()?.dropped);
+        (!dropped.is_empty()).then(|| Box::new(Errand { dropped, ..Errand::default() }))
+    }
+
     pub(super) fn wake(self) {
         for (waiter, outcome) in self.done {
             waiter.done(outcome);

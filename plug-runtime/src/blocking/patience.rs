@@ -93,7 +93,7 @@ impl<'a> Patience<'a> {
         self.is_cancelled() || self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
-    fn is_cancelled(&self) -> bool {
+    pub(super) fn is_cancelled(&self) -> bool {
         self.tokens.iter().flatten().any(CancelToken::is_cancelled)
     }
 

@@ -98,16 +98,18 @@ impl Link {
             item.clear();
             let polled = poll(&mut *source, &waker, &mut item);
             state = self.lock();
+            let is_wanted = state.core.can_send(call);
             let Some(pump) = state.pumps.get_mut(&call) else { break None };
             match polled {
                 Poll::Ready(Some(Ok(()))) => {}
                 Poll::Ready(Some(Err(error))) => break Some(Err(error)),
                 Poll::Ready(None) => break Some(Ok(())),
-                Poll::Pending if std::mem::take(&mut pump.is_woken) => continue,
+                Poll::Pending if std::mem::take(&mut pump.is_woken) || !is_wanted => continue,
                 Poll::Pending => {
                     pump.waiting_since = None;
                     pump.source = Some(source);
                     state.workers.end_running();
+                    self.note_served(&mut state);
                     return self.flush_or_leave(state);
                 }
             }
@@ -122,6 +124,7 @@ impl Link {
                 pump.waiting_since = None;
                 pump.source = Some(source);
                 state.workers.end_running();
+                self.note_served(&mut state);
                 return self.flush_or_leave(state);
             }
             if pump.wants_flush(queued) {

@@ -42,20 +42,25 @@ impl Link {
         // A writer that waits for room has to be waited for, too: this thread does whichever is possible first.
         let writer = if flushed == Flushed::Full { state.writer.take() } else { None };
         drop(state);
-        if writer.is_some() || !patience.is_endless() {
-            let readable = self.wait_for_pipes(writer.as_ref(), patience);
-            if let Some(writer) = writer {
+        let is_readable = if writer.is_some() || !patience.is_endless() {
+            let is_readable = self.wait_for_pipes(writer.as_ref(), patience);
+            if writer.is_some() {
                 let mut state = self.lock();
-                state.writer = Some(writer);
-                if !readable {
-                    return state;
-                }
-            } else if !readable {
-                return self.lock();
+                state.writer = writer;
+                // This thread may soon be busy with what it reads: then the watcher goes on.
+                state.workers.note_unsent();
+                self.keep_ticking(&mut state);
             }
-        }
+            is_readable
+        } else {
+            true
+        };
         let Some(reader) = lead.reader.as_mut() else { return self.lock() };
-        let read = self.interrupt.read(&self.input, &mut reader.buffer);
+        let read = if is_readable {
+            self.interrupt.read(&self.input, &mut reader.buffer)
+        } else {
+            Ok(None)
+        };
         state = self.lock();
         self.take_input(&mut state, reader, read);
         state
@@ -65,11 +70,17 @@ impl Link {
     /// first.
     fn wait_for_pipes(&self, writer: Option<&Writer>, patience: &Patience<'_>) -> bool {
         let bell = if patience.listens() { self.bell() } else { None };
-        if let (None, None) = (writer, bell) {
+        if patience.is_cancelled() {
+            // The bell that said so may have been heard by who read before.
+            return false;
+        }
+        let interrupt = self.interrupt.wait();
+        if let (None, None, None) = (writer, bell, interrupt) {
             return pipe::wait_readable(&self.input, patience.until());
         }
         let mut waits = vec![Wait::readable(&self.input)];
         waits.extend(bell.map(Bell::wait));
+        waits.extend(interrupt);
         match writer.map(|writer| &writer.output) {
             Some(Some(output)) => waits.push(Wait::writable(output)),
             // It was closed: there is nothing to be written any more.

@@ -111,6 +111,22 @@ impl Link {
         self.hire(state)
     }
 
+    /// Leaves to a worker what users have to drop: it may take long, or call, and a thread that reads cannot wait for
+    /// what it reads itself.
+    pub(super) fn leave_drops<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        wakes: &mut Wakes,
+    ) -> MutexGuard<'a, State> {
+        match wakes.take_dropped() {
+            Some(errand) => {
+                self.enqueue(&mut state, Task::Errand(errand));
+                self.hire(state)
+            }
+            None => state,
+        }
+    }
+
     /// The pipe has room again for what did not fit.
     pub(super) fn handle_writable(self: &Arc<Self>) {
         let state = self.lock();
@@ -202,6 +218,15 @@ impl Drop for Link {
         self.unwatch();
         if let Some(key) = self.key.get() {
             watcher::forget(*key);
+        }
+        if watcher::is_current() {
+            // It had the last hold on this connection, and must not run what users do when they are dropped.
+            let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let workers = std::mem::take(&mut state.workers);
+            let held = (self.dispatch.take(), std::mem::take(&mut state.pumps), workers);
+            let name = "plug-drop".to_owned();
+            // Without a thread they are dropped here, after all.
+            let _ = std::thread::Builder::new().name(name).spawn(move || drop(held));
         }
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! Lock order: a connection's lock may be held while the watcher's is taken, never the other way round.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -170,12 +171,23 @@ pub(super) fn links() -> Vec<Arc<Link>> {
     watched.into_iter().filter_map(|(_, watched)| remote(watched)).collect()
 }
 
+/// Whether this thread is the watcher.
+pub(super) fn is_current() -> bool {
+    // A thread that is ending has lost its locals.
+    IS_WATCHER.try_with(Cell::get).unwrap_or(false)
+}
+
+thread_local! {
+    pub(super) static IS_WATCHER: Cell<bool> = const { Cell::new(false) };
+}
+
 fn get() -> Option<&'static Watcher> {
     WATCHER.get()?.as_ref().ok().copied()
 }
 
 impl Watcher {
     fn run(&self) {
+        IS_WATCHER.set(true);
         let mut ready = Ready::default();
         loop {
             let deadline =

@@ -158,6 +158,8 @@ impl Link {
                 // What is not a handler is still to be done: a stream may have to learn that it is over.
                 state.workers.withdraw(|task| matches!(task, Task::Request(_)));
                 if !state.workers.has_queue() {
+                    // The others may wait for more to do.
+                    self.work.notify_all();
                     break;
                 }
             }
@@ -252,6 +254,11 @@ impl Link {
             unreachable!("a side that serves nothing has no methods to call");
         };
         let call = request.call;
+        if !state.core.is_served(call) {
+            // Its caller has cancelled it since it was taken out of the queue, and was told that it does not run.
+            drop(state.drop_inbox(call));
+            return state;
+        }
         let (deadline, metadata) = match request.extra.take() {
             Some(extra) => (extra.deadline, extra.metadata),
             None => (None, Vec::new()),
@@ -339,8 +346,8 @@ impl Link {
         let woken = help.min(state.workers.parked);
         let at_most = match state.core.own().max_calls {
             0 => usize::MAX,
-            // One more than can run handlers: it reads.
-            max_calls => max_calls as usize + 1,
+            // One more than can run handlers: it reads. A stream may keep a thread for as long as it likes.
+            max_calls => max_calls as usize + 1 + state.pumps.len(),
         };
         let room = at_most.saturating_sub(state.workers.threads);
         let made = if state.is_served() { 0 } else { (help - woken).min(room) };

@@ -368,7 +368,8 @@ impl Connection {
         self.answered(call);
     }
 
-    fn is_served(&self, call: u64) -> bool {
+    /// Whether a call of the other side is to be answered.
+    pub(crate) fn is_served(&self, call: u64) -> bool {
         let is_open = |phase: &Phase| !matches!(phase, Phase::Draining);
         self.failure.is_none() && self.served.get(call).is_some_and(|served| is_open(&served.phase))
     }

@@ -32,6 +32,14 @@ impl Interrupt {
         Ok(Interrupt::Beside(reader, writer))
     }
 
+    /// What else to wait for before `read`, by who waits for several things at once.
+    pub(crate) fn wait(&self) -> Option<pipe::Wait<'_>> {
+        match self {
+            Interrupt::Reopen => None,
+            Interrupt::Beside(bell, _) => Some(pipe::Wait::readable(bell)),
+        }
+    }
+
     /// Reads from `input`, waiting for the first byte. `None`: interrupted.
     pub(crate) fn read(&self, input: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         if let Interrupt::Beside(bell, _) = self {

@@ -1,6 +1,8 @@
 //! The driver against the other end of two pipes, which a test plays by hand.
 
+mod drops;
 mod nested;
+mod pumps;
 mod roles;
 
 use std::os::fd::OwnedFd;
@@ -29,7 +31,7 @@ struct Other {
     output: OwnedFd,
 }
 
-/// A call of the first method.
+/// A call of the first method, which is unary. The second takes a stream.
 fn unary(link: &Arc<Link>) -> Outbound<'static> {
     Outbound::new(1, crate::MethodKind::Unary, None, None, link).unwrap()
 }
@@ -64,7 +66,12 @@ fn greeted(hello: Hello, offers: Option<Offers>) -> (Arc<Link>, Other) {
         // Where a pipe cannot be made smaller, the tests still hold; they only see fewer full pipes.
         let _ = set_capacity(end, 4 << 10);
     }
-    let others = Hello { name: text("plugin"), services: Vec::new(), ..hello.clone() };
+    let name = text("plugin");
+    const OTHERS: &[Method] = &[Method::unary("Call"), Method::client_streaming("Collect")];
+    let methods = OTHERS;
+    let service = Offered { name: "a.P", magic: "", version: 0, methods, descriptors: b"" };
+    let services = service_infos([&service].into_iter());
+    let others = Hello { name, services, max_calls: 0, ..hello.clone() };
     let core = Connection::new(Side::Host, hello, None);
     let link = Link::new(core, host_input, host_output, false).unwrap();
     link.offer(offers.into_iter().collect());

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use super::super::worker::{Task, Worker};
 use super::*;
 
 const METHODS: &[Method] = &[Method::unary("Call"), Method::server_streaming("List")];
@@ -108,4 +109,44 @@ fn a_reply_does_not_wait_for_the_handler_that_runs_on_the_thread_that_was_to_rea
     other.core.reply(outer, answer("done"));
     other.write_all();
     assert_eq!(busy.join().unwrap().unwrap(), "done");
+}
+
+#[test]
+fn a_call_that_was_cancelled_on_its_way_to_a_worker_does_not_run() {
+    let (ran, has_run) = mpsc::channel();
+    let (link, _other) = pair_serving(METHODS, move |call| {
+        ran.send(()).unwrap();
+        call.unary(|request: String| Ok(request))
+    });
+    let request = Request { call: 2, method: 1, ..Request::default() };
+    let state = link.lock();
+    let state = link.run_task(state, Task::Request(request), &mut Worker::default());
+    drop(state);
+    assert!(has_run.try_recv().is_err(), "its caller was told that it does not run");
+}
+
+#[test]
+fn m6_a_reply_in_a_full_pipe_does_not_wait_for_the_next_handler() {
+    let (open, gate) = gate();
+    let (link, mut other) = pair_serving(METHODS, move |call| {
+        call.unary(|which: String| {
+            if which == "slow" {
+                pass(&gate);
+            }
+            Ok("x".repeat(200 << 10))
+        })
+    });
+    let quick = other.open_within(1, 0, "quick");
+    other.write_all();
+    wait_for(&link, "the reply to be stuck", |state| {
+        state.writer.as_ref().is_none_or(|writer| writer.written > 0)
+    });
+    let slow = other.open_within(1, 0, "slow");
+    other.write_all();
+    wait_for(&link, "the slow handler to run", |state| state.workers.is_busy());
+    let (call, outcome) = other.next_outcome();
+    assert_eq!((call, outcome.is_ok()), (quick, true));
+    open.send(()).unwrap();
+    let (call, outcome) = other.next_outcome();
+    assert_eq!((call, outcome.is_ok()), (slow, true));
 }

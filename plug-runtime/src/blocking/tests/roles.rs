@@ -33,8 +33,8 @@ fn a_call_with_a_stream_learns_of_an_end_that_comes_while_its_sender_is_started(
         let caller = link.clone();
         let (_sender, requests) = crate::Stream::<String>::channel(1);
         let called = spawn(move || {
-            let kind = crate::MethodKind::ClientStreaming;
-            let outbound = Outbound { kind, ..unary(&caller) };
+            let (method, kind) = (2, crate::MethodKind::ClientStreaming);
+            let outbound = Outbound { method, kind, ..unary(&caller) };
             caller.call_with_stream(&outbound, Box::new(requests))
         });
         wait_for(&link, "the call to be made", |state| state.core.calls_made() == 1);
@@ -82,4 +82,35 @@ fn who_is_told_to_read_and_has_what_it_waits_for_tells_the_next() {
     std::thread::spawn(move || sender.send(follower.join().unwrap()));
     assert_eq!(in_time(&joined, "the follower's reply").unwrap(), "followed");
     drop(go);
+}
+
+#[test]
+fn an_end_beside_the_pipe_wakes_who_reads_with_a_deadline() {
+    let (link, mut other) = pair();
+    let caller = link.clone();
+    let called = spawn(move || {
+        let deadline = Some(Instant::now() + 3 * LONG);
+        caller.call(&Outbound { deadline, ..unary(&caller) }, &text("never answered"))
+    });
+    other.next_request();
+    wait_for(&link, "the caller to read", |state| state.leading.is_some());
+    link.end(&crate::Error::of_kind(ErrorKind::Exited, "the plugin is gone"));
+    assert_eq!(in_time(&called, "the call to end").unwrap_err().kind(), ErrorKind::Exited);
+}
+
+#[test]
+fn who_begins_to_read_after_its_cancellation_was_heard_by_another_does_not_wait() {
+    let (link, _other) = pair();
+    let returned = spawn(move || {
+        let token = crate::CancelToken::new();
+        let tokens = [Some(token.clone()), None];
+        let patience = Patience::new(&link, None, &tokens);
+        token.cancel();
+        link.bell().unwrap().silence();
+        wait_for(&link, "the role", |state| state.reader.is_some());
+        let mut state = link.lock();
+        let mut lead = Lead::take(&link, &mut state, None).unwrap();
+        drop(link.flush_and_read(state, &mut lead, &patience));
+    });
+    in_time(&returned, "the read to return");
 }

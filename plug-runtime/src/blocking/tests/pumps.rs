@@ -1,0 +1,67 @@
+//! Streams that are sent.
+
+use std::task::{Poll, Waker};
+
+use super::*;
+use crate::stream::Outgoing;
+
+/// A source without items, which says when it is asked for one, and waits to answer.
+struct Slow {
+    asked: mpsc::Sender<()>,
+    go: mpsc::Receiver<()>,
+}
+
+impl Outgoing for Slow {
+    fn poll_message(&mut self, _: &Waker, _: &mut Vec<u8>) -> Poll<Option<crate::Result<()>>> {
+        let _ = self.asked.send(());
+        let _ = self.go.recv_timeout(3 * LONG);
+        Poll::Pending
+    }
+}
+
+fn spawn_stream(link: &Arc<Link>, source: Slow) -> mpsc::Receiver<crate::Result<bytes::Bytes>> {
+    let link = link.clone();
+    spawn(move || {
+        let (method, kind) = (2, crate::MethodKind::ClientStreaming);
+        link.call_with_stream(&Outbound { method, kind, ..unary(&link) }, Box::new(source))
+    })
+}
+
+#[test]
+fn a_source_that_is_asked_while_its_call_ends_and_has_nothing_is_dropped() {
+    let (link, mut other) = pair_with_features();
+    let (asked, is_asked) = mpsc::channel();
+    let (go, goes) = mpsc::channel();
+    let called = spawn_stream(&link, Slow { asked, go: goes });
+    in_time(&is_asked, "the source to be asked");
+    let request = other.next_request();
+    other.core.reply(request.call, answer("enough"));
+    other.write_all();
+    in_time(&called, "the call to end").unwrap();
+    go.send(()).unwrap();
+    wait_for(&link, "the stream to be forgotten", |state| state.pumps.is_empty());
+    let end = is_asked.recv_timeout(LONG).unwrap_err();
+    assert_eq!(end, mpsc::RecvTimeoutError::Disconnected, "it is kept");
+}
+
+#[test]
+fn streams_that_wait_keep_no_thread_from_another_stream_however_few_calls_are_served() {
+    let mut hello = Hello::new(text("host"), String::new()).with_features(&[]);
+    hello.max_calls = 1;
+    let (link, _other) = greeted(hello, None);
+    let (asked, is_asked) = mpsc::channel();
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let (go, goes) = mpsc::channel();
+        let called = spawn_stream(&link, Slow { asked: asked.clone(), go: goes });
+        held.push((go, called));
+    }
+    for stream in 0..4 {
+        in_time(&is_asked, &format!("the stream {stream} to begin"));
+    }
+    link.end(&crate::Error::of_kind(ErrorKind::Exited, "the test is over"));
+    for (go, called) in held {
+        go.send(()).unwrap();
+        assert!(in_time(&called, "the call to end").is_err());
+    }
+}
