@@ -43,7 +43,8 @@ fn main() -> plug::Result<()> {
         ["many", plugin, count] => {
             let count: usize = count.parse()?;
             println!("threads before {}", entries("/proc/self/task")?);
-            println!("fds before {}", entries("/proc/self/fd")?);
+            let fds_before = entries("/proc/self/fd")?;
+            println!("fds before {fds_before}");
             let probes: Vec<_> =
                 (0..count).map(|_| load_probe(plugin)).collect::<plug::Result<_>>()?;
             for (index, probe) in probes.iter().enumerate() {
@@ -59,9 +60,11 @@ fn main() -> plug::Result<()> {
                 drop(wait);
             }
             drop(probes);
-            // The watcher with its three descriptors stays.
+            // The watcher with its three descriptors stays. It lets go of a plugin a moment after its process has ended.
             let gone = || -> plug::Result<bool> {
-                Ok(entries("/proc/self/task")? == 2 && children()? == 0)
+                Ok(entries("/proc/self/task")? == 2
+                    && children()? == 0
+                    && entries("/proc/self/fd")? <= fds_before + 3)
             };
             while !gone()? && begin.elapsed() < Duration::from_secs(20) {
                 std::thread::sleep(Duration::from_millis(1));
