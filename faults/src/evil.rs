@@ -229,6 +229,17 @@ pub fn kill_self(signal: Signal) -> ! {
     }
 }
 
+/// Has both pipes of the protocol hold so many bytes.
+///
+/// # Errors
+///
+/// If the system does not allow it.
+pub fn resize_pipes(bytes: usize) -> io::Result<()> {
+    rustix::pipe::fcntl_setpipe_size(io::stdin(), bytes)?;
+    rustix::pipe::fcntl_setpipe_size(io::stdout(), bytes)?;
+    Ok(())
+}
+
 /// What this process has open: a line for each descriptor, `number target`.
 ///
 /// # Errors

@@ -1,10 +1,10 @@
 //! A plugin that streams, and that calls its host.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use plug::{Call, Peer, Stream};
+use plug::{Call, Code, Error, Peer, Sender, Stream};
 
 plug::include_proto!("flow");
 
@@ -12,6 +12,12 @@ plug::include_proto!("flow");
 #[derive(Clone, Default)]
 pub struct Flowing {
     told: Arc<AtomicU64>,
+    /// How many handlers wait to leave a file behind.
+    asked: Arc<AtomicU64>,
+    /// How many items the streams of responses have made.
+    made: Arc<AtomicU64>,
+    /// Feed the streams that are fed later.
+    held: Arc<Mutex<Vec<Sender<Item>>>>,
     /// How many handlers and streams of responses have learnt that nobody wants them any more.
     given_up: Arc<(Mutex<u64>, Condvar)>,
 }
@@ -20,6 +26,8 @@ impl plug::Plugin for Flowing {
     type Services = FlowService;
 
     const NAME: &'static str = "flowing";
+    /// For ten thousand streams.
+    const MAX_CALLS: u32 = 20_000;
 
     fn start(&self, host: &Peer) -> plug::Result<()> {
         // A host that offers a home is asked, before the first call, whether this may start.
@@ -34,13 +42,15 @@ impl Flow for Flowing {
     fn count(&self, items: u64, size: u64) -> plug::Result<Stream<Item>> {
         let on_drop = OnDrop(self.clone());
         Ok(Stream::new(counted(items, size).inspect(move |_| {
-            let _alive = &on_drop;
+            on_drop.0.made.fetch_add(1, Ordering::Relaxed);
         })))
     }
 
     fn sum(&self, items: Stream<Item>) -> plug::Result<Total> {
         let mut total = Total::default();
-        for item in items {
+        // Of some, it takes no more than that.
+        let enough = number("enough")?.unwrap_or(u64::MAX);
+        for item in items.take(enough as usize) {
             let item = item?;
             total.items += 1;
             total.bytes += item.payload.len() as u64;
@@ -49,7 +59,60 @@ impl Flow for Flowing {
     }
 
     fn mirror(&self, items: Stream<Item>) -> plug::Result<Stream<Item>> {
-        Ok(items)
+        // A part of them, or more when they have ended.
+        if let Some(enough) = number("enough")? {
+            return Ok(Stream::from_results(items.take(enough as usize)));
+        }
+        match number("more")? {
+            Some(more) => Ok(Stream::from_results(items.chain(counted(more, 0).map(Ok)))),
+            None => Ok(items),
+        }
+    }
+
+    fn make(&self, what: String) -> plug::Result<Stream<Item>> {
+        let (verb, rest) = what.split_once(' ').unwrap_or((&what, ""));
+        let items = rest.parse::<u64>().unwrap_or_default();
+        let on_drop = OnDrop(self.clone());
+        match verb {
+            // After so many items, it fails, panics, or waits until nobody wants it.
+            "fail" => {
+                let error = || Err(Error::new(Code::NotFound, "no more"));
+                Ok(Stream::from_results(
+                    counted(items, 0).map(Ok).chain(std::iter::once_with(error)),
+                ))
+            }
+            "panic" => {
+                let panic = || -> Item { panic!("no more") };
+                Ok(Stream::new(counted(items, 0).chain(std::iter::once_with(panic))))
+            }
+            "block" => {
+                let block = move || {
+                    Call::current().wait_cancelled(Duration::from_secs(60));
+                    drop(on_drop);
+                    Item::default()
+                };
+                Ok(Stream::new(counted(items, 0).chain(std::iter::once_with(block))))
+            }
+            // It is fed when that is asked for.
+            "held" => {
+                let (sender, stream) = Stream::channel(1);
+                self.held().push(sender);
+                Ok(stream)
+            }
+            // What the host has.
+            "feed" => home()?.feed(items, 100_u64),
+            other => Err(format!("there is no {other:?}").into()),
+        }
+    }
+
+    fn nest(&self, child: Option<Box<Node>>, _: u32) -> plug::Result<Total> {
+        let mut total = Total::default();
+        let mut node = &child;
+        while let Some(inner) = node {
+            node = &inner.child;
+            total.items += 1;
+        }
+        Ok(total)
     }
 
     fn down(&self, depth: u32) -> plug::Result<u32> {
@@ -89,6 +152,28 @@ impl Flow for Flowing {
                 let few = |count: &mut u64| *count < wanted;
                 let waited = changed.wait_timeout_while(count, Duration::from_secs(30), few);
                 Ok(waited.unwrap_or_else(PoisonError::into_inner).0.to_string())
+            }
+            "asked" => Ok(self.asked.load(Ordering::Relaxed).to_string()),
+            "made" => Ok(self.made.load(Ordering::Relaxed).to_string()),
+            // All streams that are held get an item; or they end.
+            "feed-held" => {
+                let held = self.held().clone();
+                for (number, sender) in (0..).zip(&held) {
+                    let item = Item { number, payload: Vec::new() };
+                    sender.send(item).map_err(|_| "nobody reads it")?;
+                }
+                Ok(held.len().to_string())
+            }
+            "held" => Ok(self.held().len().to_string()),
+            "let-go" => Ok(std::mem::take(&mut *self.held()).len().to_string()),
+            // Leaves a file behind once it is cancelled.
+            "wait-and-write" => {
+                self.asked.fetch_add(1, Ordering::Relaxed);
+                if !call.wait_cancelled(Duration::from_secs(60)) {
+                    return Err("nobody cancelled it".into());
+                }
+                std::fs::write(rest, "cancelled")?;
+                Ok("late".to_owned())
             }
             // Ignores its cancellation.
             "nap" => {
@@ -136,6 +221,10 @@ impl Flow for Flowing {
 }
 
 impl Flowing {
+    fn held(&self) -> MutexGuard<'_, Vec<Sender<Item>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn give_up(&self) {
         let (count, changed) = &*self.given_up;
         *count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
@@ -146,6 +235,16 @@ impl Flowing {
 /// Items with increasing numbers.
 pub fn counted(items: u64, size: u64) -> impl Iterator<Item = Item> + Send {
     (0..items).map(move |number| Item { number, payload: vec![number as u8; size as usize] })
+}
+
+/// A number in the metadata of the current call.
+fn number(key: &str) -> plug::Result<Option<u64>> {
+    let value = Call::current().metadata(key);
+    Ok(value
+        .map(|value| String::from_utf8(value.to_vec()))
+        .transpose()?
+        .map(|text| text.parse())
+        .transpose()?)
 }
 
 /// The host of the current call.

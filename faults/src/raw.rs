@@ -172,6 +172,60 @@ pub fn play(way: &str, args: &[String]) -> io::Result<()> {
             raw.write(&echo(&open))?;
             raw.serve()
         }
+        // Pressure
+        "deaf" => {
+            raw.greet(&Hello { features: args.to_vec(), ..hello }, &[])?;
+            silence()
+        }
+        "at-most" => {
+            raw.greet(&Hello { max_calls: number(0), ..hello }, &[])?;
+            raw.serve()
+        }
+        "late" => {
+            raw.greet(&hello, &[])?;
+            // Each second call is answered after the one before it, which nobody waits for any more.
+            loop {
+                let (first, second) = (raw.next_open()?, raw.next_open()?);
+                raw.write(&[echo(&first), echo(&second)].concat())?;
+            }
+        }
+        "flood" => {
+            raw.greet(&hello, &[])?;
+            raw.next_open()?;
+            let frame = match args[0].as_str() {
+                "empty" => vec![0],
+                _ => Frame::ignored_of(10).bytes(),
+            };
+            let many = frame.repeat(1 << 16);
+            loop {
+                raw.write(&many)?;
+            }
+        }
+        "half-of-a-large-reply" => {
+            raw.greet(&hello, &[])?;
+            let open = raw.next_open()?;
+            // Far more than a pipe holds.
+            let fragment = vec![7; 256 << 10];
+            let message = |flags, total| {
+                let payload = fragment.clone();
+                Frame {
+                    kind: wire::MESSAGE,
+                    call: open.call,
+                    flags,
+                    total,
+                    payload,
+                    ..Frame::default()
+                }
+            };
+            let total = 4 * fragment.len() as u64;
+            raw.write(&[message(0, total).bytes(), message(0, 0).bytes()].concat())?;
+            std::fs::write(&args[0], "")?;
+            let next = raw.next_open()?;
+            raw.write(&message(0, 0).bytes())?;
+            let last = Frame { kind: wire::END, ..message(1, 0) };
+            raw.write(&[last.bytes(), echo(&next)].concat())?;
+            raw.serve()
+        }
         other => panic!("there is no way {other:?} to go wrong"),
     }
 }

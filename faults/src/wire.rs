@@ -19,6 +19,8 @@ pub const MAX_FRAME: usize = 1 << 20;
 pub const HELLO: u32 = 1;
 /// Starts a call.
 pub const OPEN: u32 = 2;
+/// A piece of a message that is not the last of a response.
+pub const MESSAGE: u32 = 3;
 /// Ends a call.
 pub const END: u32 = 4;
 /// Wants no more calls.
@@ -42,6 +44,9 @@ pub struct Frame {
     /// 1: last fragment, 2: half-close.
     #[prost(uint32, tag = "6")]
     pub flags: u32,
+    /// The length of a message that comes in several pieces, on the first.
+    #[prost(uint64, tag = "7")]
+    pub total: u64,
     /// 0, or a status code.
     #[prost(uint32, tag = "9")]
     pub code: u32,
@@ -72,6 +77,9 @@ pub struct Hello {
     /// How many calls it serves at once.
     #[prost(uint32, tag = "8")]
     pub max_calls: u32,
+    /// What it can do beyond the base.
+    #[prost(string, repeated, tag = "9")]
+    pub features: Vec<String>,
 }
 
 /// A service in a hello.

@@ -46,13 +46,7 @@ fn main() -> plug::Result<()> {
             "--clean-up" => clean_up = Some(value.to_owned()),
             "--fail" => evil.start_error = Some(value.to_owned()),
             "--slow-start" => std::thread::sleep(Duration::from_millis(value.parse()?)),
-            "--pipes" => {
-                let size = value.parse()?;
-                rustix::pipe::fcntl_setpipe_size(std::io::stdin(), size)
-                    .map_err(std::io::Error::from)?;
-                rustix::pipe::fcntl_setpipe_size(std::io::stdout(), size)
-                    .map_err(std::io::Error::from)?;
-            }
+            "--pipes" => evil::resize_pipes(value.parse()?)?,
             // What a program built with panic=abort does.
             "--abort-on-panic" => {
                 let report = std::panic::take_hook();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use plug::Proxy as _;
+use plug_faults::flow::FlowProxy;
 use plug_faults::{ProbeProxy, evil, load_probe};
 
 fn main() -> plug::Result<()> {
@@ -27,6 +28,17 @@ fn main() -> plug::Result<()> {
             // All of them, and the one that asks.
             while probe.act("running")?.parse::<usize>()? < acts.len() + 1 {}
             say(&probe)?;
+            std::thread::sleep(evil::HANG);
+            Ok(())
+        }
+        // Has a plugin that streams wait in a handler until that is cancelled, and waits to be killed.
+        ["ask", plugin, what] => {
+            let flow: FlowProxy = plug::Command::new(plugin).load()?.proxy()?;
+            let (asking, what) = (flow.clone(), what.to_owned());
+            std::thread::spawn(move || asking.ask(what));
+            while flow.ask("asked")? == "0" {}
+            println!("{}", flow.peer().pid().unwrap_or_default());
+            io::stdout().flush()?;
             std::thread::sleep(evil::HANG);
             Ok(())
         }

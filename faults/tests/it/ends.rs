@@ -74,6 +74,18 @@ fn p12_the_host_is_killed_while_handlers_spin_and_block() {
     case.finish();
 }
 
+/// Its handlers may clean up: they have two seconds.
+#[test]
+fn c17_handlers_see_that_their_host_was_killed() {
+    let case = Case::new();
+    let folder = Folder::new("c17-host");
+    let file = folder.join("cancelled");
+    let what = format!("wait-and-write {}", file.display());
+    Host::start(&case, &["ask", crate::streams::FLOWING, &what]).kill();
+    wait_until("what the handler does once it is cancelled", || file.exists());
+    case.finish();
+}
+
 /// Ctrl-C is for the host alone. It ends here, and the plugin ends in good order.
 #[test]
 fn p17_ctrl_c_reaches_the_host_only() {

@@ -11,7 +11,9 @@ mod framing;
 mod handshake;
 #[cfg(feature = "tracing")]
 mod logs;
+mod pressure;
 mod process;
 mod raw_host;
 mod schema;
 mod stdio;
+mod streams;

@@ -1,6 +1,6 @@
 //! V: both sides speak the protocol, but not of the same service.
 
-use plug::{Caller, Code, Delivery, ErrorKind, Method, Proxy, Service};
+use plug::{Caller, Code, Delivery, ErrorKind, Incoming, Method, Proxy, Reply, Serve, Service};
 use plug_faults::{
     ActResponse, AdderProxy, AdderService, EchoRequest, ProbeProxy, ProbeService, load_adder,
     load_probe,
@@ -76,20 +76,29 @@ impl Service for OtherProbeService {
     const DESCRIPTORS: &'static [u8] = b"";
 }
 
-#[derive(Clone, Debug)]
-struct OtherProbe(Caller<OtherProbeService>);
+/// A proxy as generated code has it.
+macro_rules! proxy {
+    ($name:ident, $service:ident) => {
+        #[derive(Clone, Debug)]
+        struct $name(Caller<$service>);
 
-impl Proxy for OtherProbe {
-    type Service = OtherProbeService;
+        impl Proxy for $name {
+            type Service = $service;
 
-    fn new(caller: Caller<OtherProbeService>) -> OtherProbe {
-        OtherProbe(caller)
-    }
+            fn new(caller: Caller<$service>) -> $name {
+                $name(caller)
+            }
 
-    fn caller(&self) -> &Caller<OtherProbeService> {
-        &self.0
-    }
+            fn caller(&self) -> &Caller<$service> {
+                &self.0
+            }
+        }
+    };
 }
+
+proxy!(OtherProbe, OtherProbeService);
+proxy!(NewProbe, NewProbeService);
+proxy!(StreamingProbe, StreamingProbeService);
 
 #[test]
 fn v5_a_request_that_is_not_utf_8_fails_its_call_alone() {
@@ -107,5 +116,94 @@ fn v5_a_request_that_is_not_utf_8_fails_its_call_alone() {
     let request = EchoRequest { payload: b"running".to_vec() };
     assert_eq!(other.0.unary::<_, ActResponse>(0, &request).unwrap().said, "1");
     drop((peer, other));
+    case.finish();
+}
+
+/// `probe.Probe` in a newer `.proto`, where a request and a response have more fields.
+enum NewProbeService {}
+
+/// What the newer side sends and expects: a field, an enumeration and an arm of a oneof more.
+#[derive(Clone, PartialEq, plug::prost::Message)]
+#[prost(prost_path = "::plug::prost")]
+struct NewEcho {
+    #[prost(bytes = "vec", tag = "1")]
+    payload: Vec<u8>,
+    #[prost(string, repeated, tag = "2")]
+    tags: Vec<String>,
+    #[prost(int32, tag = "3")]
+    kind: i32,
+    #[prost(message, optional, boxed, tag = "4")]
+    within: Option<Box<NewEcho>>,
+}
+
+impl NewEcho {
+    fn with(payload: &[u8]) -> NewEcho {
+        let within = Some(Box::new(NewEcho { kind: 7, ..NewEcho::default() }));
+        NewEcho { payload: payload.to_vec(), tags: vec!["new".to_owned()], kind: 1000, within }
+    }
+}
+
+impl Service for NewProbeService {
+    const NAME: &'static str = "probe.Probe";
+    const MAGIC: &'static str = "";
+    const VERSION: u32 = 0;
+    const METHODS: &'static [Method] = &[Method::unary("Newest"), Method::unary("Echo")];
+    const DESCRIPTORS: &'static [u8] = b"";
+}
+
+impl Serve<NewPlugin> for NewProbeService {
+    fn serve(_: &NewPlugin, call: Incoming<'_>) -> Reply {
+        call.unary(|NewEcho { payload, .. }| Ok(NewEcho::with(&payload)))
+    }
+}
+
+struct NewPlugin;
+
+impl plug::Plugin for NewPlugin {
+    type Services = NewProbeService;
+}
+
+#[test]
+fn v3_fields_of_a_newer_side_are_ignored() {
+    let case = Case::new();
+    // A newer host.
+    let peer = evil(&[]).load().unwrap();
+    let new: NewProbe = peer.proxy().unwrap();
+    let response: NewEcho = new.0.unary(1, &NewEcho::with(b"new")).unwrap();
+    assert_eq!(response, NewEcho { payload: b"new".to_vec(), ..NewEcho::default() });
+    let error = new.0.unary::<_, NewEcho>(0, &NewEcho::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unimplemented, "{error:?}");
+    drop((peer, new));
+    // A newer plugin, with a method more in front of the others.
+    let probe: plug_faults::ProbeProxy = plug::in_process(NewPlugin).unwrap().proxy().unwrap();
+    assert_eq!(probe.echo("old").unwrap(), b"old");
+    drop(probe);
+    case.finish();
+}
+
+/// `probe.Probe` in a `.proto` where `Echo` returns a stream.
+enum StreamingProbeService {}
+
+impl Service for StreamingProbeService {
+    const NAME: &'static str = "probe.Probe";
+    const MAGIC: &'static str = "";
+    const VERSION: u32 = 0;
+    const METHODS: &'static [Method] = &[Method::unary("Act"), Method::server_streaming("Echo")];
+    const DESCRIPTORS: &'static [u8] = b"";
+}
+
+#[test]
+fn v6_a_method_of_another_kind_is_refused_at_load_with_both_kinds() {
+    let case = Case::new();
+    let peer = evil(&[]).load().unwrap();
+    let error = peer.proxy::<StreamingProbe>().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Incompatible, "{error:?}");
+    println!("{error}");
+    for part in ["Echo", "unary", "stream"] {
+        assert!(error.message().contains(part), "{part}: {error}");
+    }
+    // The others can still be used.
+    assert!(peer.proxy::<AdderProxy>().is_ok());
+    drop(peer);
     case.finish();
 }
