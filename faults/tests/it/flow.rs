@@ -64,8 +64,12 @@ fn messages_of_any_size_stream() {
 }
 
 #[test]
-fn c8_calls_back_and_forth_fifty_deep() {
-    both(|flow, _| assert_eq!(flow.down(50_u32).unwrap(), 50));
+fn c8_calls_back_and_forth_two_hundred_deep() {
+    both(|flow, _| {
+        for depth in [50, 200] {
+            assert_eq!(flow.down(depth).unwrap(), depth);
+        }
+    });
 }
 
 #[test]

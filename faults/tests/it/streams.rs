@@ -168,8 +168,7 @@ fn c17_a_handler_sees_that_nobody_waits_for_it() {
         let flow = flow.with_cancel(&token);
         move || flow.ask(ask)
     });
-    // It is sent before what comes after it.
-    flow.ask("method").unwrap();
+    wait_until("the handler to run", || flow.ask("asked").unwrap() == "1");
     token.cancel();
     assert_eq!(waiting.get().unwrap_err().kind(), ErrorKind::Cancelled);
     wait_until("the handler to see its cancellation", || file.exists());
