@@ -64,9 +64,9 @@ fn messages_of_any_size_stream() {
 }
 
 #[test]
-fn c8_calls_back_and_forth_two_hundred_deep() {
+fn c8_calls_back_and_forth_a_thousand_deep() {
     both(|flow, _| {
-        for depth in [50, 200] {
+        for depth in [50, 1000] {
             assert_eq!(flow.down(depth).unwrap(), depth);
         }
     });

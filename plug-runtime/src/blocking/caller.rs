@@ -1,5 +1,6 @@
 //! Calls of this side: making them, and waiting for what comes of them.
 
+use std::cell::Cell;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -457,14 +458,16 @@ impl Link {
     }
 
     /// Runs one of the calls that the handler of this thread's own call makes in turn, and leaves the others to
-    /// workers: it may wait for them.
+    /// workers: it may wait for them. It leaves that one to them too where this thread runs as many already as its stack
+    /// should hold.
     fn run_nested<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
         nested: Vec<Task>,
     ) -> MutexGuard<'a, State> {
+        let depth = NESTED.get();
         let mut nested = nested.into_iter();
-        let first = nested.next();
+        let first = if depth < NESTED_AT_MOST { nested.next() } else { None };
         for task in nested {
             self.enqueue(&mut state, task);
         }
@@ -473,10 +476,21 @@ impl Link {
         wakes.wake();
         state = self.hire(state);
         if let Some(task) = first {
+            NESTED.set(depth + 1);
             state = self.run_task(state, task, &mut Worker::default());
+            NESTED.set(depth);
         }
         // It may have begun a stream.
         state = self.hire(state);
         self.flush_or_leave(state)
     }
 }
+
+thread_local! {
+    /// How many calls this thread runs, each while it waits for the one before.
+    static NESTED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The most of them. A level of the least handlers takes 5 KiB of stack without optimisation, so that 400 fill the 2 MiB
+/// of a thread, and what overflows a stack ends the process: a plugin must not be able to do that to its host.
+const NESTED_AT_MOST: u32 = 32;
