@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Wake, Waker};
-use std::thread::Thread;
 use std::time::Instant;
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{self, Mutex, MutexGuard, Thread};
 
 /// Cancels calls from another thread: give a clone of it to a proxy with
 /// [`Proxy::with_cancel`](crate::Proxy::with_cancel), and call [`cancel`](CancelToken::cancel) on another.
@@ -84,16 +85,16 @@ impl CancelToken {
 
     /// Waits until the token is cancelled, or `until` has come. Returns whether it is cancelled.
     pub(crate) fn wait(&self, until: Option<Instant>) -> bool {
-        let unpark = Arc::new(Unpark { thread: std::thread::current() });
+        let unpark = Arc::new(Unpark { thread: sync::current() });
         let _registration = self.on_cancel(unpark.into());
         loop {
             if self.is_cancelled() {
                 return true;
             }
             match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => std::thread::park(),
+                None => sync::park(),
                 Some(left) if left.is_zero() => return false,
-                Some(left) => std::thread::park_timeout(left),
+                Some(left) => sync::park_timeout(left),
             }
         }
     }
@@ -221,5 +222,39 @@ mod tests {
         assert!(token.is_fresh());
         token.cancel();
         assert!(!token.is_fresh(), "it is cancelled");
+    }
+}
+
+#[cfg(all(loom, test))]
+mod loom_models {
+    use super::*;
+    use crate::sync::model;
+
+    #[test]
+    fn c13_who_waits_for_a_token_is_woken_whenever_it_is_cancelled() {
+        model(|| {
+            let token = CancelToken::new();
+            let cancelling = token.clone();
+            let cancels = loom::thread::spawn(move || cancelling.cancel());
+            assert!(token.wait(None));
+            cancels.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn c13_two_who_cancel_wake_a_waiter_once_and_a_registration_can_go_meanwhile() {
+        model(|| {
+            let token = CancelToken::new();
+            let leaving = token.clone();
+            let leaves = loom::thread::spawn(move || {
+                let unpark = Arc::new(Unpark { thread: sync::current() });
+                drop(leaving.on_cancel(unpark.into()));
+            });
+            let cancelling = token.clone();
+            let cancels = loom::thread::spawn(move || cancelling.cancel());
+            assert!(token.wait(None));
+            leaves.join().unwrap();
+            cancels.join().unwrap();
+        });
     }
 }

@@ -162,6 +162,7 @@ mod process;
 mod protocol;
 mod service;
 mod stream;
+mod sync;
 mod sys;
 
 pub use blocking::{hosted, in_process, run, run_with};

@@ -1,6 +1,8 @@
 //! Streams of messages: the response or request of a streaming method.
 
 mod channel;
+#[cfg(all(loom, test))]
+mod loom_models;
 mod remote;
 
 use std::fmt;

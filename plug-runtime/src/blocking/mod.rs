@@ -24,6 +24,8 @@ mod waiter;
 mod watcher;
 mod worker;
 
+#[cfg(all(loom, test))]
+mod loom_models;
 #[cfg(test)]
 mod tests;
 

@@ -1,14 +1,14 @@
 //! A thread that waits while another one reads.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread::Thread;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::patience::Patience;
 use crate::error::Result;
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{self, Mutex, Thread};
 
 /// Where a reply is left for the thread that waits for it, and how it is woken.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Waiter {
     /// For the current thread.
     pub(super) fn new() -> Waiter {
         Waiter {
-            thread: std::thread::current(),
+            thread: sync::current(),
             signal: AtomicU8::new(NOTHING),
             outcome: Mutex::new(None),
         }
@@ -42,7 +42,8 @@ impl Waiter {
     /// Leaves the outcome and wakes the thread.
     pub(super) fn done(&self, outcome: Result<Bytes>) {
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        self.signal.store(DONE, Ordering::Release);
+        // Not a store: what the waiter makes of a LOOK could be taken for the later of the two.
+        self.signal.swap(DONE, Ordering::Release);
         self.thread.unpark();
     }
 
@@ -81,9 +82,9 @@ impl Waiter {
                 }
                 _ if patience.is_over() => return Woken::Impatient,
                 _ => match patience.until() {
-                    None => std::thread::park(),
+                    None => sync::park(),
                     Some(until) => {
-                        std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
+                        sync::park_timeout(until.saturating_duration_since(Instant::now()));
                     }
                 },
             }
