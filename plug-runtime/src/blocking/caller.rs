@@ -192,6 +192,8 @@ impl Link {
     ) -> Result<MutexGuard<'a, State>> {
         let ticket = state.next_ticket();
         state.space.push_back(ticket);
+        // Its turn may come by a thread that leaves the queue without a call, while this one reads for all.
+        let listened = patience.listen(true);
         let waited = self.wait_until(state, ticket, patience, |state| {
             let is_next = state.core.can_open() && state.space.front() == Some(&ticket);
             (state.core.failure().is_some() || is_next).then_some(())
@@ -200,10 +202,11 @@ impl Link {
             Ok(((), state)) => (state, Ok(())),
             Err(state) => (state, Err(patience.error())),
         };
+        patience.listen(listened);
         state.space.retain(|other| *other != ticket);
         // There may be room for one more; and where this thread gave up, the next is first now.
         let mut wakes = Wakes::default();
-        state.wake_space(&mut wakes);
+        self.wake_space(&state, &mut wakes);
         wakes.wake();
         result.map(|()| state)
     }
@@ -266,7 +269,7 @@ impl Link {
                 Woken::Impatient => {
                     // If it has ended meanwhile, the outcome is there or on its way.
                     drop(self.give_up(self.lock(), call, &patience.error()));
-                    match waiter.wait(&Patience::ENDLESS) {
+                    match waiter.wait(&Patience::endless()) {
                         Woken::Done(outcome) => return outcome,
                         Woken::Look | Woken::Impatient => {}
                     }

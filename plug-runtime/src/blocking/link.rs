@@ -194,6 +194,16 @@ impl Link {
         }
     }
 
+    /// Wakes the first who waits until it may make a call, also if it reads meanwhile.
+    pub(super) fn wake_space(&self, state: &State, wakes: &mut Wakes) {
+        if let Some(ticket) = state.space.front() {
+            state.wake(*ticket, wakes);
+            if state.leading == Some(*ticket) {
+                self.rouse_leader();
+            }
+        }
+    }
+
     /// Makes the other side known to handlers.
     pub(crate) fn set_peer(&self, peer: WeakPeer) {
         let _ = self.peer.set(peer);
@@ -252,7 +262,7 @@ impl Link {
                 Event::Cancelled { call } => {
                     self.handle_cancelled(state, call, own.as_deref_mut(), wakes)
                 }
-                Event::Freed => state.wake_space(wakes),
+                Event::Freed => self.wake_space(state, wakes),
                 Event::Pong { payload } => {
                     if let Ok(ticket) = payload.as_ref().try_into().map(u64::from_le_bytes) {
                         state.pings.remove(&ticket);
@@ -327,7 +337,7 @@ impl Link {
         if let Some(span) = state.spans.remove(&call) {
             wakes.errand().spans.push(span);
         }
-        state.wake_space(wakes);
+        self.wake_space(state, wakes);
     }
 
     fn handle_request(
@@ -487,13 +497,6 @@ impl State {
         self.wake(call, wakes);
         if let Some(waker) = self.inboxes.get_mut(&call).and_then(|inbox| inbox.waker.take()) {
             wakes.errand().wakers.push(waker);
-        }
-    }
-
-    /// Wakes the first who waits until it may make a call.
-    pub(super) fn wake_space(&self, wakes: &mut Wakes) {
-        if let Some(ticket) = self.space.front() {
-            self.wake(*ticket, wakes);
         }
     }
 

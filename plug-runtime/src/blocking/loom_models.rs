@@ -21,7 +21,7 @@ fn c13_a_waiter_gets_its_outcome_whoever_else_wakes_it() {
         let doing = waiter.clone();
         let does = thread::spawn(move || doing.done(Ok(Bytes::from_static(b"7"))));
         let outcome = loop {
-            if let Woken::Done(outcome) = waiter.wait(&Patience::ENDLESS) {
+            if let Woken::Done(outcome) = waiter.wait(&Patience::endless()) {
                 break outcome;
             }
         };
@@ -74,7 +74,7 @@ fn wait_for_turn(roles: &Mutex<Roles>, call: u64, waiter: &Waiter, patience: &Pa
                 drop(state);
                 own.inspect(|own| own.done(Ok(Bytes::new())));
                 next.inspect(|next| next.look());
-                if let Woken::Done(_) = waiter.wait(&Patience::ENDLESS) {
+                if let Woken::Done(_) = waiter.wait(&Patience::endless()) {
                     return;
                 }
             }

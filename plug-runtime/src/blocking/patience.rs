@@ -1,5 +1,6 @@
 //! How long a thread waits for a call, and what ends its wait early.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Wake, Waker};
@@ -20,18 +21,20 @@ pub(super) struct Patience<'a> {
     /// What they wake, if there are any.
     rouse: Option<Arc<Rouse>>,
     /// Whether another thread may bring what this one waits for.
-    listens: bool,
+    listens: Cell<bool>,
 }
 
 impl<'a> Patience<'a> {
     /// Waits for ever.
-    pub(super) const ENDLESS: Patience<'static> = Patience {
-        deadline: None,
-        tokens: &[],
-        _registrations: Vec::new(),
-        rouse: None,
-        listens: false,
-    };
+    pub(super) fn endless() -> Patience<'static> {
+        Patience {
+            deadline: None,
+            tokens: &[],
+            _registrations: Vec::new(),
+            rouse: None,
+            listens: Cell::new(false),
+        }
+    }
 
     /// For the current thread.
     pub(super) fn new(
@@ -40,7 +43,7 @@ impl<'a> Patience<'a> {
         tokens: &'a [Option<CancelToken>],
     ) -> Patience<'a> {
         if tokens.iter().all(Option::is_none) {
-            return Patience { deadline, ..Patience::ENDLESS };
+            return Patience { deadline, ..Patience::endless() };
         }
         let rouse = Arc::new(Rouse {
             thread: std::thread::current(),
@@ -50,13 +53,19 @@ impl<'a> Patience<'a> {
         let waker = Waker::from(rouse.clone());
         let registrations = tokens.iter().flatten().map(|token| token.on_cancel(waker.clone()));
         let _registrations = registrations.collect();
-        Patience { deadline, tokens, _registrations, rouse: Some(rouse), listens: true }
+        Patience { deadline, tokens, _registrations, rouse: Some(rouse), listens: Cell::new(true) }
     }
 
     /// The same, of a thread that has to be woken when another one brings what it waits for, also while it reads: the
     /// outcome of a call may come of its own stream of requests.
     pub(super) fn listening(self) -> Patience<'a> {
-        Patience { listens: true, ..self }
+        self.listens.set(true);
+        self
+    }
+
+    /// Has this thread listen for what another one brings, or no more. Returns what it did before.
+    pub(super) fn listen(&self, listens: bool) -> bool {
+        self.listens.replace(listens)
     }
 
     /// Notes for which call it is.
@@ -68,7 +77,7 @@ impl<'a> Patience<'a> {
 
     /// Until a point in time.
     pub(super) fn until_then(deadline: Option<Instant>) -> Patience<'static> {
-        Patience { deadline, ..Patience::ENDLESS }
+        Patience { deadline, ..Patience::endless() }
     }
 
     pub(super) fn until(&self) -> Option<Instant> {
@@ -77,12 +86,12 @@ impl<'a> Patience<'a> {
 
     /// Whether it never is over.
     pub(super) fn is_endless(&self) -> bool {
-        self.deadline.is_none() && !self.listens
+        self.deadline.is_none() && !self.listens.get()
     }
 
     /// Whether the bell wakes this thread before its time.
     pub(super) fn listens(&self) -> bool {
-        self.listens
+        self.listens.get()
     }
 
     pub(super) fn is_over(&self) -> bool {

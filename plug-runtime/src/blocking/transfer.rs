@@ -36,7 +36,7 @@ impl Link {
         }
         let flushed;
         (state, flushed) = self.flush(state, usize::MAX);
-        if state.left.is_some() {
+        if state.left.is_some() || state.core.has_events() {
             return state;
         }
         // A writer that waits for room has to be waited for, too: this thread does whichever is possible first.
