@@ -160,3 +160,21 @@ fn a_plugin_inside_this_process_that_keeps_its_host_can_be_stopped() {
     assert_eq!(*house.heard.lock().unwrap(), ["I stay"]);
     peer.stop(BOUND).unwrap();
 }
+
+/// The calls block the thread, and nothing more: they need no runtime, and mind none.
+#[test]
+fn c15_blocking_calls_work_inside_an_async_runtime() {
+    both(|flow, _| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            assert_eq!(flow.ask("method").unwrap(), "flow.Flow/Ask");
+            assert_eq!(flow.down(3_u32).unwrap(), 3);
+            assert_eq!(flow.count(10_u64, 10_u64).unwrap().count(), 10);
+            let inside = tokio::spawn({
+                let flow = flow.clone();
+                async move { flow.sum(counted(10, 10)) }
+            });
+            assert_eq!(inside.await.unwrap().unwrap().items, 10);
+        });
+    });
+}
