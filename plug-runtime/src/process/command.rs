@@ -1,21 +1,18 @@
 //! What to start as a plugin, and how.
 
-use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use prost::Message;
 
-use super::child::{Child, Started};
+use super::program::Program;
+use super::settings::Settings;
 use crate::description::Description;
-use crate::error::{Error, ErrorKind, Result};
-use crate::offer::{Offer, Offers};
+use crate::error::Result;
+use crate::offer::Offer;
 
 /// A plugin to be loaded: a program with arguments and environment, and the limits for talking to it.
 ///
@@ -61,54 +58,12 @@ pub(crate) struct InProcess {
     pub(crate) describe: fn() -> Result<Description>,
 }
 
-/// What both kinds of plugin have in common.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) start_timeout: Duration,
-    pub(crate) stop_grace: Duration,
-    pub(crate) max_message: usize,
-    /// For calls whose proxy sets no limit.
-    pub(crate) timeout: Option<Duration>,
-    /// An encoded message for the plugin to start with.
-    pub(crate) config: Option<Vec<u8>>,
-    /// What the host offers to the plugin.
-    pub(crate) offers: Vec<Offers>,
-    /// How many calls of the plugin the host serves at once.
-    pub(crate) max_calls: u32,
-    /// Whether what it prints becomes log events.
-    pub(crate) trace_stderr: bool,
-}
-
-#[derive(Debug)]
-pub(crate) struct Program {
-    program: OsString,
-    args: Vec<OsString>,
-    env: Vec<(OsString, Option<OsString>)>,
-    inherit_env: bool,
-    current_dir: Option<PathBuf>,
-}
-
 impl Command {
     /// The program at a path, or with a name to be found in `PATH`.
     pub fn new(program: impl AsRef<OsStr>) -> Command {
         Command {
-            target: Target::Program(Program {
-                program: program.as_ref().to_owned(),
-                args: Vec::new(),
-                env: Vec::new(),
-                inherit_env: false,
-                current_dir: None,
-            }),
-            settings: Settings {
-                start_timeout: Duration::from_secs(10),
-                stop_grace: Duration::from_secs(2),
-                max_message: 64 << 20,
-                timeout: None,
-                config: None,
-                offers: Vec::new(),
-                max_calls: 1024,
-                trace_stderr: false,
-            },
+            target: Target::Program(Program::new(program.as_ref())),
+            settings: Settings::default(),
         }
     }
 
@@ -127,18 +82,18 @@ impl Command {
     /// Sets an environment variable of the plugin.
     pub fn env(self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Command {
         let variable = (key.as_ref().to_owned(), Some(value.as_ref().to_owned()));
-        self.program(|program| program.env.push(variable))
+        self.program(|program| program.environment.changes.push(variable))
     }
 
     /// Keeps an environment variable from the plugin that it would inherit.
     pub fn env_remove(self, key: impl AsRef<OsStr>) -> Command {
         let variable = (key.as_ref().to_owned(), None);
-        self.program(|program| program.env.push(variable))
+        self.program(|program| program.environment.changes.push(variable))
     }
 
     /// Lets the plugin inherit all environment variables of the host, not only the harmless ones.
     pub fn inherit_env(self) -> Command {
-        self.program(|program| program.inherit_env = true)
+        self.program(|program| program.environment.inherit_all = true)
     }
 
     /// The working directory of the plugin. Default: the host's.
@@ -236,148 +191,4 @@ impl fmt::Debug for InProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InProcess").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-impl Program {
-    /// The name for messages: the last part of the path.
-    pub(crate) fn name(&self) -> String {
-        let name = Path::new(&self.program).file_name().unwrap_or(&self.program);
-        name.to_string_lossy().into_owned()
-    }
-
-    /// The same program, with one more argument before all others.
-    pub(crate) fn with_first_arg(mut self, arg: &str) -> Program {
-        self.args.insert(0, arg.into());
-        self
-    }
-
-    /// Starts the program, in a process group of its own, with a pipe for each of its standard streams.
-    pub(crate) fn spawn(&self) -> Result<Started> {
-        let path = resolve(&self.program)?;
-        let mut command = std::process::Command::new(&path);
-        command
-            .arg0(&self.program)
-            .args(&self.args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // Ctrl-C in a terminal is for the host, which ends its plugins by itself.
-            .process_group(0);
-        if !self.inherit_env {
-            command.env_clear();
-            command.envs(env::vars_os().filter(|(key, _)| is_harmless(key)));
-        }
-        for (key, value) in &self.env {
-            match value {
-                Some(value) => command.env(key, value),
-                None => command.env_remove(key),
-            };
-        }
-        command.env(HOST_VARIABLE, std::process::id().to_string());
-        if let Some(directory) = &self.current_dir {
-            command.current_dir(directory);
-        }
-        let give_up = Instant::now() + BUSY_FOR_AT_MOST;
-        loop {
-            match command.spawn() {
-                Ok(child) => return Ok(Child::started(child)),
-                // Another thread of this process has forked while the file was open for writing, and its
-                // child has not come to its exec yet.
-                Err(error)
-                    if error.kind() == io::ErrorKind::ExecutableFileBusy
-                        && Instant::now() < give_up =>
-                {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(error) => return Err(self.spawn_error(&path, error)),
-            }
-        }
-    }
-
-    fn spawn_error(&self, path: &Path, error: io::Error) -> Error {
-        use rustix::io::Errno;
-        let errno = Errno::from_io_error(&error);
-        let hint = match errno {
-            Some(Errno::NOENT) if self.current_dir.as_ref().is_some_and(|dir| !dir.is_dir()) => {
-                ": its working directory does not exist"
-            }
-            Some(Errno::NOENT) if path.exists() => {
-                ": the file is there, but not the interpreter or loader that it asks for"
-            }
-            Some(Errno::NOENT) => ": is it built, and is the path right?",
-            Some(Errno::ACCESS) if path.is_dir() => ": it is a directory",
-            Some(Errno::ACCESS) => ": is it executable?",
-            Some(Errno::NOEXEC) => {
-                ": it is not a program for this machine; a script needs a #! line"
-            }
-            Some(Errno::MFILE | Errno::NFILE) => {
-                ": too many files are open; each plugin takes five"
-            }
-            _ => "",
-        };
-        Error::of_kind(ErrorKind::Spawn, format!("cannot start {}{hint}", path.display()))
-            .with_source(error)
-    }
-}
-
-/// The variable that tells a plugin that it was started by a host: its process id.
-pub(super) const HOST_VARIABLE: &str = "PLUG_HOST";
-
-/// How long a file that is open for writing elsewhere is tried again.
-const BUSY_FOR_AT_MOST: Duration = Duration::from_secs(1);
-
-/// Makes the path absolute, so that it means the same in another working directory, and so that the standard
-/// library need not fork to search for it.
-fn resolve(program: &OsStr) -> Result<PathBuf> {
-    let path = Path::new(program);
-    if program.is_empty() {
-        return Err(Error::of_kind(ErrorKind::Spawn, "cannot start a plugin: its path is empty"));
-    }
-    if path.components().count() > 1 || program.as_encoded_bytes().contains(&b'/') {
-        return std::path::absolute(path).map_err(|error| {
-            Error::of_kind(ErrorKind::Spawn, format!("cannot start {}", path.display()))
-                .with_source(error)
-        });
-    }
-    let search = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&search)
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(path))
-        .find(|candidate| is_executable_file(candidate));
-    found.ok_or_else(|| {
-        let hint = if path.exists() {
-            format!(
-                "; there is one in the working directory: if you mean that, write ./{}",
-                path.display()
-            )
-        } else {
-            String::new()
-        };
-        Error::of_kind(
-            ErrorKind::Spawn,
-            format!("cannot start {}: there is no such program in PATH{hint}", path.display()),
-        )
-    })
-}
-
-fn is_executable_file(path: &Path) -> bool {
-    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
-}
-
-fn is_harmless(key: &OsStr) -> bool {
-    const HARMLESS: [&str; 11] = [
-        "HOME",
-        "LANG",
-        "LANGUAGE",
-        "LOGNAME",
-        "PATH",
-        "RUST_BACKTRACE",
-        "SHELL",
-        "TERM",
-        "TMPDIR",
-        "TZ",
-        "USER",
-    ];
-    let Some(key) = key.to_str() else { return false };
-    HARMLESS.contains(&key) || key.starts_with("LC_") || key.starts_with("XDG_")
 }

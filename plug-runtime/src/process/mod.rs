@@ -4,12 +4,18 @@
 
 mod child;
 mod command;
+mod environment;
+mod path;
+mod program;
+mod settings;
 mod stderr;
 mod stdio;
 
 pub(crate) use child::Child;
 pub use command::Command;
-pub(crate) use command::{InProcess, Program, Settings, Target};
+pub(crate) use command::{InProcess, Target};
+pub(crate) use program::Program;
+pub(crate) use settings::Settings;
 pub use stderr::StderrLines;
 pub(crate) use stderr::{Fill, Tail};
 pub(crate) use stdio::{Claimed, claim, host_pid, is_hosted};

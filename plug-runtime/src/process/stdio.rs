@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::command::HOST_VARIABLE;
+use super::environment::HOST_VARIABLE;
 use crate::sys::{pipe, signals};
 
 /// The pipes to the host, out of reach for everything else in this process and for its children.

@@ -1,0 +1,38 @@
+//! How to talk to a plugin, be it a process or not.
+
+use std::time::Duration;
+
+use crate::offer::Offers;
+
+/// What both kinds of plugin have in common.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) start_timeout: Duration,
+    pub(crate) stop_grace: Duration,
+    pub(crate) max_message: usize,
+    /// For calls whose proxy sets no limit.
+    pub(crate) timeout: Option<Duration>,
+    /// An encoded message for the plugin to start with.
+    pub(crate) config: Option<Vec<u8>>,
+    /// What the host offers to the plugin.
+    pub(crate) offers: Vec<Offers>,
+    /// How many calls of the plugin the host serves at once.
+    pub(crate) max_calls: u32,
+    /// Whether what it prints becomes log events.
+    pub(crate) trace_stderr: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            start_timeout: Duration::from_secs(10),
+            stop_grace: Duration::from_secs(2),
+            max_message: 64 << 20,
+            timeout: None,
+            config: None,
+            offers: Vec::new(),
+            max_calls: 1024,
+            trace_stderr: false,
+        }
+    }
+}
