@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message;
 
-use super::lead::{Lead, Wakes};
+use super::lead::{Lead, Own, Wakes};
 use super::link::{Link, State};
 use super::messages::{Inbox, Messages};
-use super::patience::Patience;
+use super::patience::{Patience, cancelled_here};
 use super::waiter::{Waiter, Woken};
 use super::watcher;
 use super::worker::{Task, Worker};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::options::Outbound;
 use crate::protocol::Opening;
 use crate::service::MethodKind;
@@ -282,54 +282,40 @@ impl Link {
     /// this thread, the outcome comes to the waiter that is returned.
     fn read_until_done<'a>(
         self: &'a Arc<Self>,
-        mut state: MutexGuard<'a, State>,
-        mut lead: Lead<'a>,
+        state: MutexGuard<'a, State>,
+        lead: Lead<'a>,
         call: u64,
         patience: &Patience<'_>,
     ) -> std::result::Result<Result<Bytes>, Arc<Waiter>> {
-        loop {
-            state = self.flush_and_read(state, &mut lead, patience);
-            let mut wakes = Wakes::default();
-            lead.handle_events(&mut state, &mut wakes);
+        let look = |state: &mut State, lead: &mut Lead<'_>, wakes: &mut Wakes| {
             if lead.own.outcome.is_none() && !patience.is_endless() && patience.is_over() {
                 let error = patience.error();
                 state.with_taken(|core, taken| core.cancel(call, &error, taken));
-                lead.handle_events(&mut state, &mut wakes);
+                lead.handle_events(state, wakes);
             }
-            if lead.own.outcome.is_some() || state.input_ended || !lead.own.nested.is_empty() {
-                let own = lead.release(&mut state, &mut wakes);
-                let result = match own.outcome {
-                    Some(outcome) => {
-                        for task in own.nested {
-                            self.enqueue(&mut state, task);
-                        }
-                        Ok(outcome)
-                    }
-                    None => {
-                        let waiter = state.add_waiter(call);
-                        if let Some(waiting) = state.waiters.get_mut(&call) {
-                            waiting.nested = own.nested;
-                            waiter.look();
-                        }
-                        Err(waiter)
-                    }
-                };
-                state = self.hire(state);
-                // What is queued behind a full pipe must not wait for the next call.
-                drop(self.flush_or_leave(state));
-                wakes.wake();
-                return result;
+            lead.own.outcome.take()
+        };
+        let (mut state, outcome, own, wakes) = self.read_until(state, lead, patience, look);
+        // It may also have come with the end of the connection, as the role was given back.
+        let result = match outcome.or(own.outcome) {
+            Some(outcome) => {
+                self.enqueue_all(&mut state, own.nested);
+                Ok(outcome)
             }
-            if state.workers.has_queue() {
-                state = self.hire(state);
+            None => {
+                let waiter = state.add_waiter(call);
+                if let Some(waiting) = state.waiters.get_mut(&call) {
+                    waiting.nested = own.nested;
+                    waiter.look();
+                }
+                Err(waiter)
             }
-            if !wakes.is_empty() {
-                state = self.leave_drops(state, &mut wakes);
-                drop(state);
-                wakes.wake();
-                state = self.lock();
-            }
-        }
+        };
+        state = self.hire(state);
+        // What is queued behind a full pipe must not wait for the next call.
+        drop(self.flush_or_leave(state));
+        wakes.wake();
+        result
     }
 
     /// Waits until `done` finds what it looks for, reading if nobody else does. `key` is the call in whose name this
@@ -357,16 +343,20 @@ impl Link {
             }
             let nested = match Lead::take(self, &mut state, Some(key)) {
                 Some(lead) => {
-                    let found;
-                    let nested;
-                    (state, found, nested) = self.read_until(state, lead, patience, &mut done);
-                    if let Some(result) = found {
-                        for task in nested {
-                            self.enqueue(&mut state, task);
-                        }
+                    let look = |state: &mut State, _: &mut Lead<'_>, _: &mut Wakes| {
+                        let found = done(state);
+                        (found.is_some() || patience.is_over()).then_some(found)
+                    };
+                    let (found, own, wakes);
+                    (state, found, own, wakes) = self.read_until(state, lead, patience, look);
+                    drop(self.flush_or_leave(state));
+                    wakes.wake();
+                    state = self.lock();
+                    if let Some(Some(result)) = found {
+                        self.enqueue_all(&mut state, own.nested);
                         return Ok((result, self.hire(state)));
                     }
-                    nested
+                    own.nested
                 }
                 None => {
                     let waiter = state.add_waiter(key);
@@ -383,26 +373,23 @@ impl Link {
         }
     }
 
-    /// Reads until `done` finds what it looks for, there is nothing more to read, the patience is over, or there are
-    /// calls to be run on this thread.
+    /// Reads, and gives the role back once `look` finds what it looks for, there is nothing more to read, or there are
+    /// calls to be run on this thread. Who is to be woken is left to the caller.
     fn read_until<'a, R>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
         mut lead: Lead<'a>,
         patience: &Patience<'_>,
-        done: &mut impl FnMut(&mut State) -> Option<R>,
-    ) -> (MutexGuard<'a, State>, Option<R>, Vec<Task>) {
+        mut look: impl FnMut(&mut State, &mut Lead<'a>, &mut Wakes) -> Option<R>,
+    ) -> (MutexGuard<'a, State>, Option<R>, Own, Wakes) {
         loop {
             state = self.flush_and_read(state, &mut lead, patience);
             let mut wakes = Wakes::default();
             lead.handle_events(&mut state, &mut wakes);
-            let found = done(&mut state);
-            let ends = found.is_some() || state.input_ended || !lead.own.nested.is_empty();
-            if ends || patience.is_over() {
+            let found = look(&mut state, &mut lead, &mut wakes);
+            if found.is_some() || state.input_ended || !lead.own.nested.is_empty() {
                 let own = lead.release(&mut state, &mut wakes);
-                drop(self.flush_or_leave(state));
-                wakes.wake();
-                return (self.lock(), found, own.nested);
+                return (state, found, own, wakes);
             }
             if state.workers.has_queue() {
                 state = self.hire(state);
@@ -436,9 +423,7 @@ impl Link {
     pub(super) fn cancel_for_busy(self: &Arc<Self>, call: u64) {
         let state = self.lock();
         if state.waiters.get(&call).is_some_and(|waiting| waiting.is_busy) {
-            let error =
-                Error::of_kind(ErrorKind::Cancelled, "the call was cancelled by its caller");
-            drop(self.give_up(state, call, &error));
+            drop(self.give_up(state, call, &cancelled_here()));
         }
     }
 
@@ -471,9 +456,7 @@ impl Link {
         let depth = NESTED.get();
         let mut nested = nested.into_iter();
         let first = if depth < NESTED_AT_MOST { nested.next() } else { None };
-        for task in nested {
-            self.enqueue(&mut state, task);
-        }
+        self.enqueue_all(&mut state, nested);
         let mut wakes = Wakes::default();
         self.pass_on_if_free(&mut state, &mut wakes);
         wakes.wake();

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::log::CallSpan;
 use crate::stream::Outgoing;
 
-/// The role of reading, held by a thread, and given back even when that unwinds.
+/// The role of reading, held by a thread, and not lost when that unwinds.
 pub(super) struct Lead<'a> {
     link: &'a Arc<Link>,
     pub(super) reader: Option<Reader>,
@@ -83,17 +83,11 @@ impl<'a> Lead<'a> {
 }
 
 impl Drop for Lead<'_> {
+    /// Reached with the role only while the thread unwinds, with the connection's lock or without: so the watcher gives
+    /// it back.
     fn drop(&mut self) {
-        if self.reader.is_some() {
-            let mut wakes = Wakes::default();
-            let mut state = self.link.lock();
-            self.handle_events(&mut state, &mut wakes);
-            self.give_back(&mut state, &mut wakes);
-            for task in self.own.nested.drain(..) {
-                self.link.enqueue(&mut state, task);
-            }
-            drop(state);
-            wakes.wake();
+        if let Some(reader) = self.reader.take() {
+            self.link.abandon(reader, std::mem::take(&mut self.own.nested));
         }
     }
 }

@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ use crate::sys::pipe;
 /// The shared half of a connection. See the module's documentation.
 pub(crate) struct Link {
     pub(super) state: Mutex<State>,
+    /// The role of reading, and what was to run on the thread that had it, after that unwound.
+    pub(super) abandoned: Mutex<Option<(Reader, Vec<Task>)>>,
     pub(super) input: OwnedFd,
     pub(super) interrupt: Interrupt,
     /// Wakes who reads with a call that can be cancelled. Made when the first of them is.
@@ -168,6 +170,7 @@ impl Link {
                 rung: false,
                 reported: false,
             }),
+            abandoned: Mutex::new(None),
             input,
             interrupt: Interrupt::new()?,
             bell: OnceLock::new(),
@@ -182,9 +185,19 @@ impl Link {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic between two states of the core would be a bug of ours. The connection goes on as well as
-        // it can; who panicked has its roles returned by `Lead`.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(|poisoned| self.break_down(poisoned.into_inner()))
+    }
+
+    /// Closes a connection whose lock was held by a thread that panicked: by a bug of ours, or in a message that
+    /// somebody has encoded by hand. It may have half a frame queued, so nothing that it says can be trusted.
+    #[cold]
+    fn break_down<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.state.clear_poison();
+        let message =
+            "a thread has panicked in the middle of a change to the connection, which is closed";
+        state.core.close(&Error::of_kind(ErrorKind::Protocol, message));
+        self.report(Report::Unwound);
+        state
     }
 
     /// Has the thread that reads look at what another one has brought, if it listens.
@@ -325,9 +338,7 @@ impl Link {
             own.outcome = Some(outcome);
         } else if let Some(waiting) = state.waiters.remove(&call) {
             // A handler that was to run on that thread has nobody to run on; its caller has ended, too.
-            for task in waiting.nested {
-                self.enqueue(state, task);
-            }
+            self.enqueue_all(state, waiting.nested);
             wakes.done.push((waiting.waiter, outcome));
             self.pass_on_if_free(state, wakes);
         } else if state.leading == Some(call) {

@@ -2,16 +2,16 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::sync::{Arc, Weak};
+use std::task::{Poll, Wake, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::lead::Wakes;
 use super::link::{Link, State};
-use super::patience::Patience;
-use crate::cancel::CancelToken;
+use super::patience::{Patience, cancelled_here};
+use crate::cancel::{CancelToken, Registration};
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::Cost;
 
@@ -32,6 +32,8 @@ pub(crate) struct Messages {
     call: u64,
     deadline: Option<Instant>,
     cancel: [Option<CancelToken>; 2],
+    /// End the call when a token is cancelled, also while nobody waits for the next message.
+    _registrations: Vec<Registration>,
     /// Whether a stream of requests may end the call.
     has_requests: bool,
     has_ended: bool,
@@ -46,7 +48,21 @@ impl Messages {
         cancel: [Option<CancelToken>; 2],
         has_requests: bool,
     ) -> Messages {
-        Messages { link, call, deadline, cancel, has_requests, has_ended: false }
+        let mut registrations = Vec::new();
+        if cancel.iter().any(Option::is_some) {
+            let waker = Waker::from(Arc::new(GiveUp { link: Arc::downgrade(&link), call }));
+            let tokens = cancel.iter().flatten();
+            registrations.extend(tokens.map(|token| token.on_cancel(waker.clone())));
+        }
+        Messages {
+            link,
+            call,
+            deadline,
+            cancel,
+            _registrations: registrations,
+            has_requests,
+            has_ended: false,
+        }
     }
 
     /// The requests of a call of the other side. Their end comes with the end of the call.
@@ -162,6 +178,21 @@ impl Drop for Messages {
             wakes.wake();
         } else {
             drop(self.link.flush_or_leave(state));
+        }
+    }
+}
+
+/// Tells the other side that a stream is not wanted any more. What its reader finds in the end is that.
+struct GiveUp {
+    link: Weak<Link>,
+    call: u64,
+}
+
+impl Wake for GiveUp {
+    fn wake(self: Arc<Self>) {
+        if let Some(link) = self.link.upgrade() {
+            let state = link.lock();
+            drop(link.give_up(state, self.call, &cancelled_here()));
         }
     }
 }

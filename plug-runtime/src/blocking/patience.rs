@@ -109,7 +109,7 @@ impl<'a> Patience<'a> {
     /// Why the wait is over.
     pub(super) fn error(&self) -> Error {
         if self.is_cancelled() {
-            Error::of_kind(ErrorKind::Cancelled, "the call was cancelled by its caller")
+            cancelled_here()
         } else {
             Error::of_kind(ErrorKind::Deadline, "the call did not end in time")
         }
@@ -126,6 +126,11 @@ impl Patience<'_> {
         }
         error
     }
+}
+
+/// The error of a call that a token has cancelled.
+pub(super) fn cancelled_here() -> Error {
+    Error::of_kind(ErrorKind::Cancelled, "the call was cancelled by its caller")
 }
 
 /// Wakes a thread wherever it waits: parked, or reading for all. While it runs a handler it does not wait; then its

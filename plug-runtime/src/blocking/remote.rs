@@ -178,6 +178,7 @@ impl Remote {
                     life.signal(End::Force);
                 }
             }
+            Report::Unwound => self.link.take_over(),
             Report::OutputEnded | Report::Goodbye(_) => {
                 // It ends by itself now, or it must be helped. If it is being stopped, it has the time it was given
                 // for that, also for what it does after `plug::run`.

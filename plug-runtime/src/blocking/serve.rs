@@ -247,6 +247,9 @@ impl HostWatch {
 
     pub(super) fn handle_report(&self, report: Report) {
         match report {
+            Report::Unwound => {
+                self.link().inspect(Link::take_over);
+            }
             Report::Failed | Report::OutputEnded => self.end_after(Duration::ZERO),
             // The host ends what takes longer, but it may end itself first.
             Report::Goodbye(grace) => self.end_after(grace.unwrap_or_default()),

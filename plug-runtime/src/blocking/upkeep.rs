@@ -4,7 +4,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lead::{Lead, Wakes};
-use super::link::{Link, State};
+use super::link::{Link, Reader, State};
 use super::transfer::Flushed;
 use super::watcher::{self, Key, Report, Source};
 use super::worker::Task;
@@ -147,6 +147,38 @@ impl Link {
             self.leave_writing(&state);
         }
         state
+    }
+
+    /// Leaves the role of reading to the watcher, for a thread that unwinds and may hold the lock.
+    pub(super) fn abandon(&self, reader: Reader, nested: Vec<Task>) {
+        let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
+        *abandoned = Some((reader, nested));
+        self.report(Report::Unwound);
+    }
+
+    /// Puts in order what a thread has left behind that unwound.
+    pub(super) fn take_over(self: &Arc<Self>) {
+        let mut wakes = Wakes::default();
+        let mut state = self.lock();
+        let abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((mut reader, nested)) = abandoned {
+            if state.over.is_some() {
+                self.settle(&mut state, &mut reader);
+            }
+            state.reader = Some(reader);
+            state.leading = None;
+            state.left = None;
+            self.enqueue_all(&mut state, nested);
+        }
+        self.handle_events(&mut state, None, &mut wakes);
+        if state.reader.is_some() {
+            self.pass_on(&mut state, &mut wakes);
+        } else if state.core.failure().is_some() {
+            // Whoever reads learns of it.
+            state.rung = self.interrupt.interrupt(&self.input);
+        }
+        drop(self.leave_errand(state, &mut wakes));
+        wakes.wake();
     }
 
     // ---- ends

@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub(super) enum Report {
     OutputEnded,
     /// The connection is over.
     Failed,
+    /// A thread has panicked that read for all, or that changed the connection.
+    Unwound,
     /// The other side wants no more calls, and waits so long for those under way.
     Goodbye(Option<Duration>),
 }
@@ -197,7 +200,7 @@ impl Watcher {
                 let (key, source) = Key::split(key);
                 let watched = self.lock().watched.get(&key).cloned();
                 if let Some(watched) = watched {
-                    watched.handle_ready(source);
+                    guard(|| watched.handle_ready(source));
                 }
             }
             if ready.timer {
@@ -206,12 +209,12 @@ impl Watcher {
             while let Some((key, report)) = self.next_report() {
                 let watched = self.lock().watched.get(&key).cloned();
                 if let Some(watched) = watched {
-                    watched.handle_report(report);
+                    guard(|| watched.handle_report(report));
                 }
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 for (_, watched) in self.watched() {
-                    watched.handle_deadline(Instant::now());
+                    guard(|| watched.handle_deadline(Instant::now()));
                 }
             }
         }
@@ -221,7 +224,10 @@ impl Watcher {
         let ticking = std::mem::take(&mut self.lock().ticking);
         let still: Vec<_> = ticking
             .into_iter()
-            .filter(|link| link.upgrade().is_some_and(|link| link.handle_tick()))
+            .filter(|link| {
+                let ticked = || link.upgrade().is_some_and(|link| link.handle_tick());
+                guard(ticked).unwrap_or(false)
+            })
             .collect();
         let mut shared = self.lock();
         shared.ticking.extend(still);
@@ -241,6 +247,12 @@ impl Watcher {
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Runs what is done for one connection. A bug of ours that panics there ends that connection, which
+/// [`Link::lock`] sees to, and not the watch over all others.
+fn guard<R>(act: impl FnOnce() -> R) -> Option<R> {
+    panic::catch_unwind(AssertUnwindSafe(act)).ok()
 }
 
 impl Watched {
@@ -273,6 +285,9 @@ impl Watched {
         match self {
             Watched::Remote(remote) => remote.handle_report(report),
             Watched::Host(host) => host.handle_report(report),
+            Watched::Inside(_) if report == Report::Unwound => {
+                self.link().inspect(Link::take_over);
+            }
             Watched::Inside(_) => {}
         }
     }

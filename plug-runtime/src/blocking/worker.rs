@@ -319,6 +319,16 @@ impl Link {
         self.keep_ticking(state);
     }
 
+    pub(super) fn enqueue_all(
+        self: &Arc<Self>,
+        state: &mut State,
+        tasks: impl IntoIterator<Item = Task>,
+    ) {
+        for task in tasks {
+            self.enqueue(state, task);
+        }
+    }
+
     /// Sees to it that somebody does what waits to be done, where this thread will not: one more worker for now. If that
     /// is not enough, the tick brings more.
     pub(super) fn hire<'a>(

@@ -4,6 +4,7 @@ mod drops;
 mod nested;
 mod pumps;
 mod roles;
+mod unwinding;
 
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};

@@ -114,3 +114,20 @@ fn who_begins_to_read_after_its_cancellation_was_heard_by_another_does_not_wait(
     });
     in_time(&returned, "the read to return");
 }
+
+#[test]
+fn c4_a_cancelled_stream_tells_the_other_side_also_while_nobody_reads_it() {
+    let (link, mut other) = pair_with_features();
+    let token = crate::CancelToken::new();
+    let kind = crate::MethodKind::ServerStreaming;
+    let outbound = Outbound { kind, cancel: [Some(token.clone()), None], ..unary(&link) };
+    let streamed = text("stream");
+    let mut stream =
+        link.call_streaming(&outbound, super::super::Requests::One(&streamed)).unwrap();
+    let request = other.next_request();
+    token.cancel();
+    other.read_until(|event| matches!(event, Event::Cancelled { call } if *call == request.call));
+    let error = stream.next().expect("it ends with an error").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(stream.next().is_none());
+}
