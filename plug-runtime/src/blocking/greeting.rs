@@ -25,6 +25,8 @@ impl Link {
             return Err(Error::of_kind(ErrorKind::Shutdown, "the connection is over"));
         };
         let mut gone = None;
+        // When a process that has closed its output must have ended, which says more.
+        let mut end_by: Option<Instant> = None;
         loop {
             let flushed;
             (state, flushed) = self.flush(state, usize::MAX);
@@ -63,8 +65,16 @@ impl Link {
             }
             // An input that has ended is ready for ever.
             if input_ended {
+                let now = Instant::now();
+                if now >= *end_by.get_or_insert(now + ENDS_AFTER_OUTPUT) {
+                    state = self.lock();
+                    state.writer = writer;
+                    let message = "it has closed its stdout before its hello: is it a plugin?";
+                    gone = Some(Error::of_kind(ErrorKind::Handshake, message));
+                    continue;
+                }
                 // Where nothing announces the exit that must follow, it is looked for.
-                let soon = Instant::now() + LOOK_EVERY;
+                let soon = now + LOOK_EVERY;
                 until = Some(until.map_or(soon, |until| until.min(soon)));
             } else {
                 waits.push(Wait::readable(&self.input));
@@ -85,6 +95,9 @@ impl Link {
 /// How often to look after a process whose output has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
+/// How long a process may live on that has closed its output before its hello.
+const ENDS_AFTER_OUTPUT: Duration = Duration::from_millis(500);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +105,18 @@ mod tests {
 
     fn hello() -> Hello {
         Hello::new(String::new(), String::new())
+    }
+
+    #[test]
+    fn a_process_that_closes_its_output_and_lives_on_is_not_waited_for() {
+        let (input, their_output) = pipe::pair().unwrap();
+        let (_their_input, output) = pipe::pair().unwrap();
+        drop(their_output);
+        let greet_by = Some(Instant::now() + Duration::from_secs(60));
+        let core = Connection::new(Side::Host, hello(), greet_by);
+        let link = Link::new(core, input, output, true).unwrap();
+        let error = link.greet(Vec::new, || Ok(())).unwrap_err();
+        assert!(error.message().contains("has closed its stdout"), "{error}");
     }
 
     /// An exit may be noticed before what was said is read.
