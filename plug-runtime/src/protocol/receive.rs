@@ -173,7 +173,7 @@ impl Connection {
                 Phase::Running
             }
             None => {
-                self.ask_for_rest(call, frame.total);
+                self.ask_for_rest(call, frame.total)?;
                 Phase::Arriving(Box::new(Arriving { request, message }))
             }
         };
@@ -337,7 +337,7 @@ impl Connection {
             return Err(broken("a response that ends before its call"));
         }
         if frame.total != 0 {
-            self.ask_for_rest(call, frame.total);
+            self.ask_for_rest(call, frame.total)?;
             self.admit_waiting();
         } else if frame.payload.is_empty() {
             self.count_idle(head)?;
@@ -429,11 +429,21 @@ impl Connection {
         Ok(())
     }
 
-    /// Notes that a message has begun that is no stream's. One that needs leave gets it when there is memory.
-    fn ask_for_rest(&mut self, call: u64, total: u64) {
-        if self.features.credit && total > FRAGMENT as u64 {
+    /// Notes that a message has begun that is no stream's. A long one needs leave, and gets it when there is memory. Who
+    /// does not wait for leave must not begin more than there is memory for.
+    fn ask_for_rest(&mut self, call: u64, total: u64) -> Result<()> {
+        if total > FRAGMENT as u64 {
             self.budget.ask(call, total);
+            if !self.features.credit {
+                while self.budget.admit().is_some() {}
+                if self.budget.is_waiting(call) {
+                    return Err(broken(&format!(
+                        "a message of {total} bytes has begun before other long ones have ended: a side that lists no `credit` sends one after the other"
+                    )));
+                }
+            }
         }
+        Ok(())
     }
 
     fn handle_credit(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Result<()> {

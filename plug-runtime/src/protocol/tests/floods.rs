@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::model::{Limits, Shape, streams_hello};
 use super::*;
+use crate::protocol::FRAGMENT;
 use crate::protocol::receive::MAX_IDLE;
 
 fn pair() -> Pair {
@@ -148,4 +149,35 @@ fn a_side_that_pings_and_does_not_read_the_pongs_is_held_to_the_limit() {
         }
         assert!(plugin.queued() < 2 * MAX_IDLE as usize, "{} bytes wait", plugin.queued());
     }
+}
+
+/// Nothing else bounds what a side holds for one that begins long messages and does not end them.
+#[test]
+fn f16_long_messages_that_begin_without_leave_are_bounded_all_together() {
+    let long = vec![7; FRAGMENT];
+    let total = 2 * FRAGMENT as u64;
+    let plugin = || {
+        let mut plugin = Pair::greeted(host_hello(), kv_hello()).plugin;
+        assert!(!plugin.features().credit);
+        plugin.budget = crate::protocol::flow::Budget::new(3 * FRAGMENT as u64);
+        plugin
+    };
+
+    let mut greedy = plugin();
+    say(&mut greedy, &[open_part(1, 1, total, &long), open_part(3, 1, total, &long)]);
+    let error = greedy.failure().expect("two have begun, and there is memory for one");
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+    assert!(error.message().contains("one after the other"), "{error}");
+
+    let mut modest = plugin();
+    let requests = [
+        open_part(1, 1, total, &long),
+        last_part(1, &long),
+        open_part(3, 1, 4 * FRAGMENT as u64, &long),
+    ];
+    say(&mut modest, &requests);
+    assert!(
+        modest.failure().is_none(),
+        "one, and then one that is larger than all memory for them"
+    );
 }
