@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio, exit};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -229,15 +230,37 @@ pub fn kill_self(signal: Signal) -> ! {
     }
 }
 
-/// Has both pipes of the protocol hold so many bytes.
+/// Has both pipes of the protocol hold so many bytes, or as many as this user may have.
 ///
 /// # Errors
 ///
 /// If the system does not allow it.
 pub fn resize_pipes(bytes: usize) -> io::Result<()> {
-    rustix::pipe::fcntl_setpipe_size(io::stdin(), bytes)?;
-    rustix::pipe::fcntl_setpipe_size(io::stdout(), bytes)?;
-    Ok(())
+    resize_pipe(io::stdin(), bytes)?;
+    resize_pipe(io::stdout(), bytes)
+}
+
+/// Has a pipe hold so many bytes, or as many as this user may have.
+///
+/// # Errors
+///
+/// If the system does not allow it.
+pub fn resize_pipe(pipe: impl AsFd, bytes: usize) -> io::Result<()> {
+    match rustix::pipe::fcntl_setpipe_size(pipe, bytes) {
+        // A user with many pipes gets small ones, and may not make them larger.
+        Ok(_) | Err(rustix::io::Errno::PERM) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How many bytes a pipe holds that this process makes now.
+///
+/// # Errors
+///
+/// If it may not make any.
+pub fn pipe_size() -> io::Result<usize> {
+    let (_reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    Ok(rustix::pipe::fcntl_getpipe_size(writer)?)
 }
 
 /// What this process has open: a line for each descriptor, `number target`.
@@ -257,6 +280,18 @@ pub fn fds() -> io::Result<String> {
     }
     open.retain(|_, target| !target.starts_with("/proc/"));
     Ok(open.iter().map(|(number, target)| format!("{number} {target}\n")).collect())
+}
+
+/// How much memory a process has, in KiB: a process id, or `self`.
+///
+/// # Errors
+///
+/// Without such a process, or without `/proc`.
+pub fn memory(pid: &str) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+    kib.ok_or_else(|| io::Error::other("a process without memory"))
 }
 
 #[expect(unconditional_recursion, reason = "as asked")]

@@ -118,7 +118,7 @@ pub fn play(way: &str, args: &[String]) -> io::Result<()> {
         "much-then-die" => {
             raw.greet(&hello, &[])?;
             let reply = echo(&raw.next_open()?);
-            rustix::pipe::fcntl_setpipe_size(&raw.output, 1 << 20)?;
+            crate::evil::resize_pipe(&raw.output, 1 << 20)?;
             let ignored = Frame::ignored_of(200_000).bytes();
             raw.write(&[&ignored[..], &ignored, &ignored, &ignored, &reply].concat())?;
             crate::evil::kill_self(rustix::process::Signal::KILL)
@@ -140,6 +140,19 @@ pub fn play(way: &str, args: &[String]) -> io::Result<()> {
             rustix::stdio::dup2_stdin(&null)?;
             rustix::stdio::dup2_stdout(&null)?;
             silence()
+        }
+
+        "pipe-sizes" => {
+            raw.greet(&hello, &[])?;
+            let open = raw.next_open()?;
+            let sizes = [
+                rustix::pipe::fcntl_getpipe_size(raw.input.get_ref())?,
+                rustix::pipe::fcntl_getpipe_size(&raw.output)?,
+                rustix::pipe::fcntl_getpipe_size(io::stderr())?,
+            ];
+            let said = sizes.map(|size| size.to_string()).join(" ");
+            raw.write(&Frame::end(open.call, &ActResponse { said }).bytes())?;
+            raw.serve()
         }
 
         // Order

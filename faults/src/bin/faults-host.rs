@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use plug::Proxy as _;
 use plug_faults::flow::FlowProxy;
 use plug_faults::{ProbeProxy, evil, load_probe};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 fn main() -> plug::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
+        // For who wants to know whether this can be run.
+        ["nothing"] => Ok(()),
         // Loads a plugin, and returns from main without dropping it.
         ["leave", plugin] => {
             let probe = load(plug::Command::new(plugin))?;
@@ -51,9 +54,27 @@ fn main() -> plug::Result<()> {
             std::thread::sleep(evil::HANG);
             Ok(())
         }
+        // Starts and drops so many streams, and says now and then how much memory both sides have, in KiB.
+        ["pairs", plugin, count] => {
+            let flow: FlowProxy = plug::Command::new(plugin).load()?.proxy()?;
+            let plugin = flow.peer().pid().unwrap_or_default().to_string();
+            let count: u64 = count.parse()?;
+            for pair in 0..=count {
+                if pair % (count / 10) == 0 {
+                    println!("{} {}", evil::memory("self")?, evil::memory(&plugin)?);
+                }
+                drop(flow.count(u64::MAX, 10_u64)?);
+            }
+            assert_eq!(flow.ask("method")?, "flow.Flow/Ask");
+            Ok(())
+        }
         // Loads many plugins, and says what that takes.
         ["many", plugin, count] => {
             let count: usize = count.parse()?;
+            // Five descriptors each.
+            let files = rustix::process::getrlimit(Resource::Nofile);
+            setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
+                .map_err(io::Error::from)?;
             println!("threads before {}", entries("/proc/self/task")?);
             let fds_before = entries("/proc/self/fd")?;
             println!("fds before {fds_before}");
@@ -63,6 +84,7 @@ fn main() -> plug::Result<()> {
                 let payload = index.to_string().into_bytes();
                 assert_eq!(probe.echo(payload.clone())?, payload);
             }
+            println!("new pipes hold {}", evil::pipe_size()?);
             println!("threads with {}", entries("/proc/self/task")?);
             println!("fds with {}", entries("/proc/self/fd")?);
             let begin = Instant::now();

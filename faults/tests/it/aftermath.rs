@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::process::Stdio;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -186,6 +187,30 @@ pub(crate) const EVIL: &str = env!("CARGO_BIN_EXE_evil");
 /// The path of the helper host.
 pub(crate) const HOST: &str = env!("CARGO_BIN_EXE_faults-host");
 
+/// What the helper host prints, which must end well: at once, or after the little that it is told to do.
+pub(crate) fn helper(args: &[&str]) -> String {
+    let mut command = std::process::Command::new(HOST);
+    output(command.args(args))
+}
+
+/// What a program prints that must end well.
+pub(crate) fn output(command: &mut std::process::Command) -> String {
+    let what = format!("{command:?}");
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut output = start(what.as_str(), move || child.wait_with_output().unwrap());
+    output.bound *= 4;
+    let output = output.get();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what}: {}\n{text}\n{errors}", output.status);
+    text
+}
+
 /// The process of a plugin.
 pub(crate) fn pid(probe: &ProbeProxy) -> u32 {
     probe.peer().pid().expect("it has a process of its own")
@@ -214,6 +239,7 @@ pub(crate) fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
 /// Something that another thread does, and when it was done.
 pub(crate) struct Pending<T> {
     what: String,
+    bound: Duration,
     done: Receiver<(T, Instant)>,
     is: Option<(T, Instant)>,
 }
@@ -232,7 +258,7 @@ pub(crate) fn start<T: Send + 'static>(
     };
     // A thousand of them are no trouble.
     std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
-    Pending { what, done, is: None }
+    Pending { what, bound: BOUND, done, is: None }
 }
 
 impl<T> Pending<T> {
@@ -241,10 +267,11 @@ impl<T> Pending<T> {
         if let Some(done) = self.is {
             return done;
         }
-        match self.done.recv_timeout(BOUND) {
+        let Pending { what, bound, .. } = self;
+        match self.done.recv_timeout(bound) {
             Ok(done) => done,
-            Err(RecvTimeoutError::Timeout) => panic!("waited {BOUND:?} in vain for: {}", self.what),
-            Err(RecvTimeoutError::Disconnected) => panic!("{} panicked", self.what),
+            Err(RecvTimeoutError::Timeout) => panic!("waited {bound:?} in vain for: {what}"),
+            Err(RecvTimeoutError::Disconnected) => panic!("{what} panicked"),
         }
     }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::aftermath::{
-    Case, EVIL, Folder, HOST, assert_soon, in_time, is_alive, kill, start, wait_until,
+    Case, EVIL, Folder, HOST, assert_soon, helper, in_time, is_alive, kill, start, wait_until,
 };
 
 /// A host, and the plugin that it has loaded.
@@ -114,11 +114,8 @@ fn p17_ctrl_c_reaches_the_host_only() {
 fn a_hundred_plugins_take_three_threads_at_most() {
     let case = Case::new();
     let begin = Instant::now();
-    let host = start("the host", || Command::new(HOST).args(["many", EVIL, "100"]).output());
-    let output = host.get().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = helper(&["many", EVIL, "100"]);
     print!("{text}");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     println!("in {:?}", begin.elapsed());
     let number = |what: &str| -> usize {
         let line = text.lines().find_map(|line| line.strip_prefix(what));

@@ -17,3 +17,4 @@ mod raw_host;
 mod schema;
 mod stdio;
 mod streams;
+mod user;

@@ -1,6 +1,6 @@
 //! A host without the runtime.
 
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -11,7 +11,7 @@ use crate::aftermath::{BOUND, EVIL};
 
 /// The evil plugin, started by hand.
 pub(crate) struct RawHost {
-    child: Child,
+    child: KillOnDrop,
     pub(crate) input: ChildStdin,
     frames: Receiver<io::Result<Frame>>,
 }
@@ -19,7 +19,7 @@ pub(crate) struct RawHost {
 impl RawHost {
     /// Starts it and says hello. What it sends is read when it is asked for, so its pipe may be full.
     pub(crate) fn start(args: &[&str], hello: &Hello) -> RawHost {
-        let mut child = Command::new(EVIL)
+        let child = Command::new(EVIL)
             .args(args)
             .env("PLUG_HOST", std::process::id().to_string())
             .stdin(Stdio::piped())
@@ -27,8 +27,9 @@ impl RawHost {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut input = child.stdin.take().unwrap();
-        let output = child.stdout.take().unwrap();
+        let mut child = KillOnDrop(child);
+        let mut input = child.0.stdin.take().unwrap();
+        let output = child.0.stdout.take().unwrap();
         wire::write(&mut input, &[wire::HOST_PREAMBLE, &hello.frame().bytes()]).unwrap();
         RawHost { child, input, frames: read(output) }
     }
@@ -54,10 +55,22 @@ impl RawHost {
 
     /// Waits for the end of the process, and returns its exit code and what it printed.
     pub(crate) fn end(self) -> (Option<i32>, String) {
-        let RawHost { child, input, frames } = self;
+        let RawHost { mut child, input, frames } = self;
         drop((input, frames));
-        let output = child.wait_with_output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let mut printed = Vec::new();
+        child.0.stderr.take().unwrap().read_to_end(&mut printed).unwrap();
+        let status = child.0.wait().unwrap();
+        (status.code(), String::from_utf8_lossy(&printed).into_owned())
+    }
+}
+
+/// A child that a test which fails does not leave to the others.
+struct KillOnDrop(Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

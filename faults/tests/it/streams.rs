@@ -391,12 +391,13 @@ fn ten_thousand_streams_at_once_on_one_connection() {
     let case = Case::new();
     let flow = flowing(&case, &[]);
     let pid = flow.peer().pid().unwrap();
-    let before = [crate::pressure::rss("self"), crate::pressure::rss(&pid.to_string())];
+    let memory = || ["self", &pid.to_string()].map(|pid| plug_faults::evil::memory(pid).unwrap());
+    let before = memory();
     let mut streams: Vec<_> = (0..STREAMS).map(|_| flow.make("held").unwrap()).collect();
     wait_until("all handlers", || flow.ask("held").unwrap() == STREAMS.to_string());
     assert_eq!(flow.ask("feed-held").unwrap(), STREAMS.to_string());
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
-    let after = [crate::pressure::rss("self"), crate::pressure::rss(&pid.to_string())];
+    let after = memory();
     println!("{threads} threads in the plugin; KiB before {before:?}, with them {after:?}");
     let mut seen: Vec<_> =
         streams.iter_mut().map(|stream| stream.next().unwrap().unwrap().number).collect();
