@@ -126,6 +126,26 @@ impl Evil {
             }
             "most" => said = self.gate().most.to_string(),
 
+            // What there is too little of
+            "allocate" => {
+                let mut memory = Vec::<u8>::new();
+                memory.try_reserve_exact(number()?).map_err(|error| error.to_string())?;
+            }
+            "leak" => loop {
+                // Filled, so that it is not only reserved.
+                std::mem::forget(vec![1_u8; 1 << 20]);
+            },
+            "open" => {
+                let mut files = Vec::new();
+                for _ in 0..number()? {
+                    files.push(fs::File::open("/dev/null")?);
+                }
+            }
+            "limit" => {
+                let limits = fs::read_to_string("/proc/self/limits")?;
+                said = limits.lines().find(|line| line.starts_with(rest)).unwrap_or("").to_owned();
+            }
+
             // Output and input
             "print" => println!("{rest}"),
             "eprint" => eprintln!("{rest}"),

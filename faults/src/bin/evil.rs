@@ -1,16 +1,18 @@
 //! A plugin that goes wrong as its arguments say.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plug::{Incoming, Method, Reply, Serve, Service};
 use plug_faults::evil::{self, Evil};
 use plug_faults::{Adder, AdderService, EchoRequest, EchoResponse, Probe as _, raw};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn main() -> plug::Result<()> {
-    // Crashes are what it is for: they leave no core files behind.
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_none_or(|arg| arg != "--keep-limits") {
+        // Crashes are what it is for: they leave no core files behind, whoever has started it.
+        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    }
     match args.first().map(String::as_str) {
         Some("raw") => return Ok(raw::play(&args[1], &args[2..])?),
         Some("raw-with-survivor") => {
@@ -41,6 +43,20 @@ fn main() -> plug::Result<()> {
         match name {
             "--say" => println!("{value}"),
             "--child" => drop(evil.start_child(value)?),
+            "--keep-limits" | "--plug-describe" => {}
+            "--limit-files" => {
+                let files = Some(value.parse()?);
+                let limit = Rlimit { current: files, maximum: files };
+                setrlimit(Resource::Nofile, limit).map_err(std::io::Error::from)?;
+            }
+            "--await-file-limit" => {
+                let limit = Some(value.parse()?);
+                let begin = Instant::now();
+                while getrlimit(Resource::Nofile).current != limit {
+                    assert!(begin.elapsed() < evil::HANG, "there is no such limit");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
             "--stop-file" => evil.stop_file = Some(value.into()),
             // What it does after its host is done: it takes longer than a plugin may that just goes on.
             "--clean-up" => clean_up = Some(value.to_owned()),

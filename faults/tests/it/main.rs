@@ -9,6 +9,7 @@ mod ends;
 mod flow;
 mod framing;
 mod handshake;
+mod limits;
 #[cfg(feature = "tracing")]
 mod logs;
 mod pressure;

@@ -173,7 +173,7 @@ impl Command {
     }
 
     /// Changes how the program is started; a plugin in this process has none of that.
-    fn program(mut self, change: impl FnOnce(&mut Program)) -> Command {
+    pub(super) fn program(mut self, change: impl FnOnce(&mut Program)) -> Command {
         if let Target::Program(program) = &mut self.target {
             change(program);
         }

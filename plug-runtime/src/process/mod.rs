@@ -5,6 +5,7 @@
 mod child;
 mod command;
 mod environment;
+mod limits;
 mod path;
 mod program;
 mod settings;

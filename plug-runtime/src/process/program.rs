@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::child::{Child, Started};
 use super::environment::Environment;
+use super::limits::Limits;
 use super::path;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -19,6 +20,7 @@ pub(crate) struct Program {
     pub(super) args: Vec<OsString>,
     pub(super) environment: Environment,
     pub(super) current_dir: Option<PathBuf>,
+    pub(super) limits: Limits,
 }
 
 impl Program {
@@ -28,6 +30,7 @@ impl Program {
             args: Vec::new(),
             environment: Environment::default(),
             current_dir: None,
+            limits: Limits::default(),
         }
     }
 
@@ -43,8 +46,15 @@ impl Program {
         self
     }
 
-    /// Starts the program, in a process group of its own, with a pipe for each of its standard streams.
+    /// Starts the program, in a process group of its own, with a pipe for each of its standard streams and within its
+    /// limits.
     pub(crate) fn spawn(&self) -> Result<Started> {
+        let started = self.spawn_unlimited()?;
+        self.limits.apply(started.child.pid())?;
+        Ok(started)
+    }
+
+    fn spawn_unlimited(&self) -> Result<Started> {
         let path = path::resolve(&self.program)?;
         let mut command = std::process::Command::new(&path);
         command

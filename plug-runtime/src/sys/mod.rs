@@ -6,6 +6,7 @@
 
 pub(crate) mod bell;
 pub(crate) mod interrupt;
+pub(crate) mod limits;
 pub(crate) mod pipe;
 pub(crate) mod poller;
 pub(crate) mod process;
