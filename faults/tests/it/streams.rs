@@ -409,3 +409,23 @@ fn ten_thousand_streams_at_once_on_one_connection() {
     drop((flow, streams));
     case.finish();
 }
+
+/// Chaos found it (P29): a host that was leaving had no thread any more for its own streams.
+#[test]
+fn p29_a_stream_of_requests_goes_on_while_its_plugin_is_stopped() {
+    let case = Case::new();
+    let flow = flowing(&case, &[]);
+    const ITEMS: u64 = 4 * UNDER_WAY / (64 << 10);
+    // Nobody reads the answers, so both directions come to a halt.
+    let mirrored = flow.mirror(counted(ITEMS, 64 << 10)).unwrap();
+    let peer = flow.peer().clone();
+    let stop = start("the stop", move || peer.stop(BOUND));
+    wait_until("the goodbye", || {
+        flow.ask("method").is_err_and(|error| error.delivery() == Delivery::NotSent)
+    });
+    let numbers = in_time("the rest of the stream", move || numbers(mirrored));
+    assert_eq!(numbers, (0..ITEMS).collect::<Vec<_>>());
+    stop.get().unwrap();
+    drop(flow);
+    case.finish();
+}

@@ -360,7 +360,9 @@ impl Link {
             max_calls => max_calls as usize + 1 + state.pumps.len(),
         };
         let room = at_most.saturating_sub(state.workers.threads);
-        let made = if state.is_served() { 0 } else { (help - woken).min(room) };
+        // A host that is leaving serves nobody any more, but its own streams of requests go on.
+        let is_over = state.is_served() && !state.workers.has_queue();
+        let made = if is_over { 0 } else { (help - woken).min(room) };
         state.workers.threads += made;
         state.workers.called += woken + made;
         drop(state);
