@@ -1,5 +1,9 @@
 //! Generates the service that the tests call.
 
 fn main() {
-    protoc_gen_plug::compile(&["proto/probe.proto", "proto/flow.proto"], &["proto"]).unwrap();
+    protoc_gen_plug::compile(
+        &["proto/probe.proto", "proto/flow.proto", "proto/chaos.proto"],
+        &["proto"],
+    )
+    .unwrap();
 }

@@ -1,6 +1,8 @@
 //! What the fault tests are made of: a service, a plugin that misbehaves in every way that is asked for
 //! ([`evil`], and [`raw`] for what the runtime would not let it do), and the [`wire`] by hand.
 
+pub mod census;
+pub mod chaos;
 pub mod evil;
 pub mod flow;
 pub mod raw;

@@ -9,7 +9,7 @@
 //!   and go;
 //! - children: all processes whose parent is this one, zombies included.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -17,6 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use plug::{Command, ErrorKind, ExitStatus, Proxy as _};
+use plug_faults::census::Census;
+pub(crate) use plug_faults::census::is_alive;
 use plug_faults::{ProbeProxy, load_probe};
 use rustix::process::{Pid, Signal};
 
@@ -30,17 +32,9 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// One test, from the count before to the count after.
 pub(crate) struct Case {
-    before: Left,
+    before: Census,
     pids: Mutex<BTreeSet<u32>>,
     _turn: MutexGuard<'static, ()>,
-}
-
-/// What a process has.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Left {
-    fds: BTreeMap<u32, String>,
-    threads: Vec<String>,
-    children: BTreeMap<u32, String>,
 }
 
 impl Case {
@@ -49,10 +43,10 @@ impl Case {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         drop(plug::in_process(plug_faults::evil::Evil::default()).unwrap());
         wait_until("an idle process before the test", || {
-            let left = Left::now();
-            left.threads == ["plug-watcher"] && left.children.is_empty()
+            let now = Census::now().unwrap();
+            now.threads == ["plug-watcher"] && now.children.is_empty()
         });
-        let before = Left::now();
+        let before = Census::now().unwrap();
         Case { before, pids: Mutex::default(), _turn: turn }
     }
 
@@ -90,21 +84,15 @@ impl Case {
 
     fn wait_until_nothing_is_left(&self, when: &str) {
         let left = || {
-            let now = Left::now();
+            let more = Census::now().unwrap().beyond(&self.before);
             let pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = &self.before;
-            let more = Left {
-                fds: now.fds.into_iter().filter(|(fd, _)| !before.fds.contains_key(fd)).collect(),
-                threads: now.threads.into_iter().filter(|name| name != "plug-watcher").collect(),
-                children: now.children,
-            };
             let alive: Vec<_> = pids.iter().copied().filter(|&pid| is_alive(pid)).collect();
             (more, alive)
         };
         let begin = Instant::now();
         loop {
             let (more, alive) = left();
-            if more == Left::default() && alive.is_empty() {
+            if more == Census::default() && alive.is_empty() {
                 return;
             }
             assert!(
@@ -114,61 +102,6 @@ impl Case {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-}
-
-impl Left {
-    fn now() -> Left {
-        let fds = plug_faults::evil::fds().unwrap();
-        let fds = fds
-            .lines()
-            .filter_map(|line| line.split_once(' '))
-            .map(|(fd, target)| (fd.parse().unwrap(), target.to_owned()));
-        let comm = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).ok();
-        let mut threads: Vec<_> = fs::read_dir("/proc/self/task")
-            .unwrap()
-            .filter_map(|task| Some(comm(&task.ok()?)?.trim().to_owned()))
-            .filter(|name| name.starts_with("plug-"))
-            .collect();
-        threads.sort();
-        Left { fds: fds.collect(), threads, children: children() }
-    }
-}
-
-/// The children of this process, zombies included, and what they are.
-fn children() -> BTreeMap<u32, String> {
-    let own = std::process::id().to_string();
-    let mut children = BTreeMap::new();
-    for entry in fs::read_dir("/proc").unwrap() {
-        let name = entry.unwrap().file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        if let Some(stat) = Stat::of(pid)
-            && stat.parent == own
-        {
-            children.insert(pid, format!("{} ({})", stat.name, stat.state));
-        }
-    }
-    children
-}
-
-struct Stat {
-    name: String,
-    state: String,
-    parent: String,
-}
-
-impl Stat {
-    fn of(pid: u32) -> Option<Stat> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (head, tail) = text.rsplit_once(')')?;
-        let mut fields = tail.split_whitespace().map(str::to_owned);
-        let name = head.split_once('(')?.1.to_owned();
-        Some(Stat { name, state: fields.next()?, parent: fields.next()? })
-    }
-}
-
-/// Whether a process runs. A zombie does not: who adopts orphans may be slow to reap them.
-pub(crate) fn is_alive(pid: u32) -> bool {
-    Stat::of(pid).is_some_and(|stat| !matches!(stat.state.as_str(), "Z" | "X"))
 }
 
 /// The evil plugin, with arguments.

@@ -5,6 +5,7 @@
 
 mod aftermath;
 mod calls;
+mod chaos;
 mod ends;
 mod flow;
 mod framing;
