@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -327,7 +328,7 @@ pub(crate) fn offer(services: &[Offered]) -> Offers {
     };
     let offered =
         Offered { name: SERVICE, magic: "", version: 0, methods: METHODS, descriptors: b"" };
-    Offers { services: vec![offered], serve: Box::new(serve) }
+    Offers { services: vec![offered], serve: Arc::new(serve) }
 }
 
 /// Whether a service is the runtime's own, and not shown.

@@ -8,6 +8,29 @@ pub struct Exit {
     pub(crate) pid: u32,
     pub(crate) status: ExitStatus,
     pub(crate) by_host: bool,
+    pub(crate) cause: ExitCause,
+}
+
+/// Why a plugin's process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExitCause {
+    /// This host asked it to, and it went in time, whatever its exit code: by [`Peer::stop`](crate::Peer::stop), or as
+    /// its last peer was dropped.
+    Stopped,
+    /// This host asked it to, and had to end it by a signal when the grace was over.
+    Overdue,
+    /// It ended unasked, whatever its exit code. So did one that was asked to and then ended by a signal that was not
+    /// this host's.
+    Crashed,
+    /// This host ended it, because it broke the protocol, or went on for long after it had closed its side of the
+    /// connection.
+    Protocol,
+    /// This host ended it, because it gave no sign of life.
+    Unresponsive,
+    /// The system ended it, because it used more than it was allowed to, where the system says so: SIGXCPU for
+    /// processor time, SIGXFSZ for a file. (What fails for lack of memory mostly ends with an abort: a crash.)
+    Limit,
 }
 
 /// What the operating system said about the end of a process.
@@ -36,6 +59,25 @@ impl Exit {
     /// Whether this host ended it: by `stop`, after a time-out, or after it broke the protocol.
     pub fn by_host(&self) -> bool {
         self.by_host
+    }
+
+    /// Why it ended.
+    pub fn cause(&self) -> ExitCause {
+        self.cause
+    }
+
+    /// Whether it ended as it should: because this host asked it to, in time, and with code 0.
+    pub fn is_graceful(&self) -> bool {
+        self.cause == ExitCause::Stopped && self.status == ExitStatus::Code(0)
+    }
+
+    /// The end of a process that this host has not signalled.
+    pub(crate) fn by_itself(pid: u32, status: ExitStatus) -> Exit {
+        let cause = match status {
+            ExitStatus::Signal(libc::SIGXCPU | libc::SIGXFSZ) => ExitCause::Limit,
+            _ => ExitCause::Crashed,
+        };
+        Exit { pid, status, by_host: false, cause }
     }
 }
 

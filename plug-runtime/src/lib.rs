@@ -153,6 +153,7 @@ mod log;
 #[cfg(not(feature = "tracing"))]
 #[path = "log/off.rs"]
 mod log;
+mod notice;
 mod offer;
 mod options;
 mod panics;
@@ -171,7 +172,7 @@ pub use caller::{Caller, Proxy};
 pub use cancel::CancelToken;
 pub use description::{Description, MethodDescription, ServiceDescription};
 pub use error::{Code, Delivery, Error, ErrorKind, Result, ResultExt};
-pub use exit::{Exit, ExitStatus};
+pub use exit::{Exit, ExitCause, ExitStatus};
 pub use incoming::{Incoming, Reply};
 #[cfg(feature = "tracing")]
 pub use log::LogSubscriber;

@@ -25,10 +25,11 @@ where
 
 /// Services, and how their methods are run.
 #[doc(hidden)]
+#[derive(Clone)]
 pub struct Offers {
     pub(crate) services: Vec<Offered>,
     /// Runs a method of the service with that place in `services`.
-    pub(crate) serve: Box<Handler>,
+    pub(crate) serve: Arc<Handler>,
 }
 
 pub(crate) type Handler = dyn Fn(usize, Incoming<'_>) -> Reply + Send + Sync;
@@ -40,7 +41,7 @@ impl Offers {
         T: ?Sized + Send + Sync + 'static,
     {
         let serve = move |service: usize, call: Incoming<'_>| S::dispatch(&object, service, call);
-        Offers { services: S::offer(), serve: Box::new(serve) }
+        Offers { services: S::offer(), serve: Arc::new(serve) }
     }
 }
 

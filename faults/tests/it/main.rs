@@ -7,6 +7,7 @@ mod aftermath;
 mod calls;
 mod chaos;
 mod ends;
+mod exits;
 mod flow;
 mod framing;
 mod handshake;

@@ -88,9 +88,10 @@ fn describe_program(program: &Program, settings: &Settings) -> Result<Descriptio
         pipe::wait(&waits, look_at)?;
     };
     if status != ExitStatus::Code(0) {
-        let exit = Exit { pid: started.child.pid(), status, by_host: false };
+        let exit = Exit::by_itself(started.child.pid(), status);
         return Err(exit_error(
             &exit,
+            "",
             " when it was asked to describe itself: is it a plugin?",
             &tail,
         ));

@@ -18,7 +18,7 @@ use crate::stream::Outgoing;
 pub(crate) struct Dispatch {
     /// By number, which counts from 1.
     methods: Vec<Method>,
-    handlers: Vec<Box<Handler>>,
+    handlers: Vec<Arc<Handler>>,
 }
 
 struct Method {
@@ -188,7 +188,7 @@ mod tests {
     fn offers(serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static) -> Offers {
         let service =
             Offered { name: "a.B", magic: "", version: 0, methods: METHODS, descriptors: b"" };
-        Offers { services: vec![service], serve: Box::new(move |_, call| serve(call)) }
+        Offers { services: vec![service], serve: Arc::new(move |_, call| serve(call)) }
     }
 
     fn run(dispatch: &Dispatch, method: u32) -> (Arc<CallState>, Outcome) {

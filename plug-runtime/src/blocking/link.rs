@@ -108,6 +108,8 @@ pub(super) struct State {
     pub(super) over: Option<Error>,
     /// Whether the last byte in the pipe is not from the other side: it wakes whoever reads.
     pub(super) rung: bool,
+    /// Whether that byte may be anywhere in what is read now.
+    pub(super) severed: bool,
     /// Whether the watcher has been told of the failure.
     reported: bool,
 }
@@ -168,6 +170,7 @@ impl Link {
                 input_ended: false,
                 over: None,
                 rung: false,
+                severed: false,
                 reported: false,
             }),
             abandoned: Mutex::new(None),

@@ -33,76 +33,109 @@ pub(crate) fn load(command: Command) -> Result<Peer> {
     }
 }
 
-fn load_program(program: &Program, mut settings: Settings, name: &Arc<str>) -> Result<Peer> {
-    let greet_by = Instant::now().checked_add(settings.start_timeout);
-    logs::follow_level();
-    let level = log::wanted_level();
-    let mut own = hello(&settings)?.with_features(log::FEATURES);
-    own.level = level;
-    let core = Connection::new(Side::Host, own, greet_by);
-    let mut started = program.spawn()?;
-    pipe::set_nonblocking(&started.stderr)?;
-    let link = Link::new(core, started.stdout, started.stdin, true)?;
-    let source = Source::new(name);
-    let lines = settings.trace_stderr.then(|| Lines::new(source.clone()));
-    let _ = link.log.set(source);
-    link.lock().log_level = Some(level);
-    link.offer(std::mem::take(&mut settings.offers));
-    let tail = Arc::new(Tail::new(lines));
-
-    let exit_fd = started.child.exit_fd().map(|exit_fd| exit_fd.as_fd().try_clone_to_owned());
-    let exit_fd = exit_fd.transpose()?;
-    let stderr_ended = Cell::new(false);
-    let beside = || {
-        // A stderr that has ended is ready for ever.
-        let stderr = (!stderr_ended.get()).then(|| Wait::readable(&started.stderr));
-        stderr.into_iter().chain(exit_fd.as_ref().map(Wait::readable)).collect()
-    };
-    let greeted = link.greet(beside, || {
-        if tail.fill(&started.stderr) == Fill::Ended {
-            stderr_ended.set(true);
-        }
-        match started.child.try_end() {
-            None => Ok(()),
-            Some(status) => {
-                tail.fill(&started.stderr);
-                let exit = Exit { pid: started.child.pid(), status, by_host: false };
-                Err(exit_error(&exit, " before its hello: is it a plugin?", &tail))
-            }
-        }
-    });
-    if let Err(error) = greeted {
-        // What it printed often says more than what is wrong with its hello.
-        let pid = started.child.pid();
-        let by_itself = wait_for_end(&started.child, END_AFTER_FAILURE);
-        let status = if by_itself { started.child.try_end() } else { None };
-        drop(started.child);
-        tail.fill(&started.stderr);
-        let error = match (status, error.exit()) {
-            (Some(status), None) => error.with_exit(Exit { pid, status, by_host: false }),
-            _ => error,
-        };
-        return Err(error.with_stderr(tail.text()));
-    }
-
-    let hello = hello_of(&link);
-    let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
-    let remote =
-        Remote::watch(link.clone(), name.clone(), started.child, started.stderr, tail.clone())?;
-    let peer = Peer::of_plugin(link.clone(), name, hello, Some(remote.clone()), &settings);
-    // What was wanted may have changed before the watcher knew of this plugin.
-    link.send_level(log::wanted_level());
-    if let Err(error) = link.wait_for_ready(greet_by) {
-        remote.begin_to_stop(END_AFTER_FAILURE);
-        let exit = remote.wait();
-        let error = match error.kind() {
-            ErrorKind::Exited => exit_error(&exit, " while it started", &tail),
-            _ if error.exit().is_none() && !exit.by_host() => error.with_exit(exit),
-            _ => error,
-        };
-        return Err(error.with_stderr(tail.text()));
-    }
+fn load_program(program: &Program, settings: Settings, name: &Arc<str>) -> Result<Peer> {
+    let launched = Launched::start(program, &settings, name)?;
+    let Launched { link, remote, name, hello, .. } = &launched;
+    let peer =
+        Peer::of_plugin(link.clone(), name.clone(), hello.clone(), Some(remote.clone()), &settings);
+    launched.wait_until_ready()?;
+    remote.set_notice(settings.on_exit);
     Ok(peer)
+}
+
+/// A program that was started and has said hello.
+pub(super) struct Launched {
+    pub(super) link: Arc<Link>,
+    pub(super) remote: Arc<Remote>,
+    pub(super) name: Arc<str>,
+    pub(super) hello: Hello,
+    tail: Arc<Tail>,
+    ready_by: Option<Instant>,
+}
+
+impl Launched {
+    /// Starts a program and hears its hello. `name` is for a plugin that does not say its own.
+    pub(super) fn start(
+        program: &Program,
+        settings: &Settings,
+        name: &Arc<str>,
+    ) -> Result<Launched> {
+        let greet_by = Instant::now().checked_add(settings.start_timeout);
+        logs::follow_level();
+        let level = log::wanted_level();
+        let mut own = hello(settings)?.with_features(log::FEATURES);
+        own.level = level;
+        let core = Connection::new(Side::Host, own, greet_by);
+        let mut started = program.spawn()?;
+        pipe::set_nonblocking(&started.stderr)?;
+        let link = Link::new(core, started.stdout, started.stdin, true)?;
+        let source = Source::new(name);
+        let lines = settings.trace_stderr.then(|| Lines::new(source.clone()));
+        let _ = link.log.set(source);
+        link.lock().log_level = Some(level);
+        link.offer(settings.offers.clone());
+        let tail = Arc::new(Tail::new(lines));
+
+        let exit_fd = started.child.exit_fd().map(|exit_fd| exit_fd.as_fd().try_clone_to_owned());
+        let exit_fd = exit_fd.transpose()?;
+        let stderr_ended = Cell::new(false);
+        let beside = || {
+            // A stderr that has ended is ready for ever.
+            let stderr = (!stderr_ended.get()).then(|| Wait::readable(&started.stderr));
+            stderr.into_iter().chain(exit_fd.as_ref().map(Wait::readable)).collect()
+        };
+        let greeted = link.greet(beside, || {
+            if tail.fill(&started.stderr) == Fill::Ended {
+                stderr_ended.set(true);
+            }
+            match started.child.try_end() {
+                None => Ok(()),
+                Some(status) => {
+                    tail.fill(&started.stderr);
+                    let exit = Exit::by_itself(started.child.pid(), status);
+                    Err(exit_error(&exit, "", " before its hello: is it a plugin?", &tail))
+                }
+            }
+        });
+        if let Err(error) = greeted {
+            // What it printed often says more than what is wrong with its hello.
+            let pid = started.child.pid();
+            let by_itself = wait_for_end(&started.child, END_AFTER_FAILURE);
+            let status = if by_itself { started.child.try_end() } else { None };
+            drop(started.child);
+            tail.fill(&started.stderr);
+            let error = match (status, error.exit()) {
+                (Some(status), None) => error.with_exit(Exit::by_itself(pid, status)),
+                _ => error,
+            };
+            return Err(error.with_stderr(tail.text()));
+        }
+
+        let hello = hello_of(&link);
+        let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
+        let remote =
+            Remote::watch(link.clone(), name.clone(), started.child, started.stderr, tail.clone())?;
+        // What was wanted may have changed before the watcher knew of this plugin.
+        link.send_level(log::wanted_level());
+        Ok(Launched { link, remote, name, hello, tail, ready_by: greet_by })
+    }
+
+    /// Waits until it can be called. If it does not come to that, it has ended when this returns. The link must know its
+    /// peer by now: the start of a plugin may call its host.
+    pub(super) fn wait_until_ready(&self) -> Result<()> {
+        let Launched { link, remote, tail, .. } = self;
+        if let Err(error) = link.wait_for_ready(self.ready_by) {
+            remote.begin_to_end(END_AFTER_FAILURE);
+            let exit = remote.wait();
+            let error = match error.kind() {
+                ErrorKind::Exited => exit_error(&exit, "", " while it started", tail),
+                _ if error.exit().is_none() && !exit.by_host() => error.with_exit(exit),
+                _ => error,
+            };
+            return Err(error.with_stderr(tail.text()));
+        }
+        Ok(())
+    }
 }
 
 /// Waits briefly for a child that has closed its pipes or is about to leave.
@@ -113,14 +146,14 @@ fn wait_for_end(child: &crate::process::Child, at_most: Duration) -> bool {
     })
 }
 
-fn load_inside(plugin: InProcess, mut settings: Settings, name: &Arc<str>) -> Result<Peer> {
+fn load_inside(plugin: InProcess, settings: Settings, name: &Arc<str>) -> Result<Peer> {
     let (plugin_input, host_output) = pipe::pair()?;
     let (host_input, plugin_output) = pipe::pair()?;
     let greet_by = Instant::now().checked_add(settings.start_timeout);
     // Without log records: they are in this process already.
     let core = Connection::new(Side::Host, hello(&settings)?.with_features(&[]), greet_by);
     let link = Link::new(core, host_input, host_output, false)?;
-    link.offer(std::mem::take(&mut settings.offers));
+    link.offer(settings.offers.clone());
     (plugin.start)(plugin_input, plugin_output)?;
     link.greet(Vec::new, || Ok(()))?;
     let hello = hello_of(&link);

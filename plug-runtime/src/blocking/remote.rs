@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::link::Link;
 use super::watcher::{self, Key, Report, Source, Watched};
 use crate::error::{Error, ErrorKind, Result};
-use crate::exit::{Exit, ExitStatus};
+use crate::exit::{Exit, ExitCause, ExitStatus};
+use crate::notice::ExitNotice;
 use crate::process::{Child, Fill, StderrLines, Tail};
 use crate::sys::process::End;
 
@@ -29,8 +30,12 @@ struct Life {
     exit: Option<Exit>,
     /// How the process is being ended, if it is.
     ladder: Option<Ladder>,
-    /// Whether this host has sent a signal.
-    signalled: bool,
+    /// Whether this host has asked it to end.
+    asked: bool,
+    /// Why this host has sent it a signal, if it has.
+    signalled: Option<ExitCause>,
+    /// Who is told when it has ended.
+    notice: Option<Arc<ExitNotice>>,
 }
 
 /// What a process gets that does not end by itself.
@@ -40,6 +45,8 @@ struct Ladder {
     ask_at: Option<Instant>,
     /// When it gets SIGKILL.
     force_at: Instant,
+    /// Why it gets them.
+    cause: ExitCause,
 }
 
 impl Remote {
@@ -64,7 +71,9 @@ impl Remote {
                     child: Some(child),
                     exit: None,
                     ladder: None,
-                    signalled: false,
+                    asked: false,
+                    signalled: None,
+                    notice: None,
                 }),
                 ended: Condvar::new(),
             });
@@ -104,15 +113,35 @@ impl Remote {
         self.tail.lines()
     }
 
+    /// Notes that it was loaded: from now on `notice` is told of its end, also if it has ended by now.
+    pub(super) fn set_notice(&self, notice: Option<Arc<ExitNotice>>) {
+        let mut life = self.lock();
+        let Some(exit) = life.exit else {
+            life.notice = notice;
+            return;
+        };
+        drop(life);
+        if let Some(notice) = notice {
+            notice.tell(exit);
+        }
+    }
+
     // ---- ends that the host wants
 
     /// Asks the plugin to end, and sees to it that it does within `grace`.
     pub(crate) fn begin_to_stop(&self, grace: Duration) {
+        self.lock().asked = true;
+        self.begin_to_end(grace);
+    }
+
+    /// The same, of one that fails to start: that counts as an end of its own.
+    pub(super) fn begin_to_end(&self, grace: Duration) {
         self.link.goodbye(grace);
         let now = Instant::now();
         // Who says "as long as it takes" means that.
         let grace = grace.min(LONGEST_GRACE);
-        self.hasten(Ladder { ask_at: Some(now + grace / 2), force_at: now + grace });
+        let cause = ExitCause::Overdue;
+        self.hasten(Ladder { ask_at: Some(now + grace / 2), force_at: now + grace, cause });
     }
 
     /// Waits until the process has ended, and says how.
@@ -152,17 +181,34 @@ impl Remote {
         }
         let mut life = self.lock();
         let (Some(ladder), Some(_)) = (life.ladder, &life.child) else { return };
-        let end = if ladder.force_at <= now {
+        if ladder.force_at <= now {
             // Once is enough; what is left is the wait for its end.
-            life.ladder = Some(Ladder { ask_at: None, force_at: now + FORCE_AGAIN });
-            End::Force
+            life.ladder = Some(Ladder { ask_at: None, force_at: now + FORCE_AGAIN, ..ladder });
+            drop(life);
+            self.kill(ladder.cause, "");
         } else if ladder.ask_at.is_some_and(|at| at <= now) {
             life.ladder = Some(Ladder { ask_at: None, ..ladder });
-            End::Ask
-        } else {
+            life.signal(End::Ask, ladder.cause);
+        }
+    }
+
+    /// Ends the process by force, and the connection with it: nobody waits while the system takes back its memory or
+    /// writes its core. `why` goes before what the calls fail with.
+    fn kill(&self, cause: ExitCause, why: &str) {
+        let mut life = self.lock();
+        let Some(child) = &mut life.child else { return };
+        if child.try_end().is_some() {
+            // How it ended by itself says more.
+            drop(life);
+            self.handle_exit();
             return;
-        };
-        life.signal(end);
+        }
+        life.signal(End::Force, cause);
+        let cause = life.signalled.unwrap_or(cause);
+        drop(life);
+        self.tail.fill(&self.stderr);
+        let exit = Exit { pid: self.pid, status: SIGKILL, by_host: true, cause };
+        self.link.sever(&exit_error(&exit, why, "", &self.tail).with_plugin(&self.name));
     }
 
     pub(super) fn handle_report(&self, report: Report) {
@@ -170,21 +216,16 @@ impl Remote {
             Report::Failed if self.link.was_refused() => {
                 // It is about to exit by itself, and how says more.
                 let force_at = Instant::now() + AFTER_REFUSAL;
-                self.hasten(Ladder { ask_at: None, force_at });
+                self.hasten(Ladder { ask_at: None, force_at, cause: ExitCause::Protocol });
             }
-            Report::Failed => {
-                let mut life = self.lock();
-                if life.child.is_some() {
-                    life.signal(End::Force);
-                }
-            }
+            Report::Failed => self.kill(ExitCause::Protocol, ""),
             Report::Unwound => self.link.take_over(),
             Report::OutputEnded | Report::Goodbye(_) => {
                 // It ends by itself now, or it must be helped. If it is being stopped, it has the time it was given
                 // for that, also for what it does after `plug::run`.
                 if self.lock().ladder.is_none() {
                     let force_at = Instant::now() + AFTER_ITS_OUTPUT;
-                    self.hasten(Ladder { ask_at: None, force_at });
+                    self.hasten(Ladder { ask_at: None, force_at, cause: ExitCause::Protocol });
                 }
             }
         }
@@ -204,8 +245,7 @@ impl Remote {
     pub(super) fn handle_exit(&self) {
         let mut life = self.lock();
         let Some(status) = life.child.as_mut().and_then(Child::try_end) else { return };
-        let signalled = life.signalled && matches!(status, ExitStatus::Signal(9 | 15));
-        let exit = Exit { pid: self.pid, status, by_host: signalled };
+        let exit = life.exit_with(self.pid, status);
         if let (Some(child), Some(exit_fd)) =
             (&life.child, life.child.as_ref().and_then(Child::exit_fd))
         {
@@ -222,14 +262,20 @@ impl Remote {
             }
         }
         watcher::disarm(self.key, Source::Stderr, &self.stderr);
-        let error = exit_error(&exit, "", &self.tail).with_plugin(&self.name);
+        let error = exit_error(&exit, "", "", &self.tail).with_plugin(&self.name);
         self.link.end(&error);
         self.tail.end();
         self.link.unwatch();
 
-        self.lock().exit = Some(exit);
+        let mut life = self.lock();
+        life.exit = Some(exit);
+        let notice = life.notice.take();
+        drop(life);
         self.ended.notify_all();
         watcher::forget(self.key);
+        if let Some(notice) = notice {
+            notice.tell(exit);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Life> {
@@ -238,18 +284,32 @@ impl Remote {
 }
 
 impl Life {
-    fn signal(&mut self, end: End) {
+    fn signal(&mut self, end: End, cause: ExitCause) {
         if let Some(child) = &self.child {
             child.signal(end);
-            self.signalled = true;
+            self.signalled.get_or_insert(cause);
+        }
+    }
+
+    /// How it ended, by what the system says of it.
+    fn exit_with(&self, pid: u32, status: ExitStatus) -> Exit {
+        match (self.signalled, status) {
+            (Some(cause), SIGKILL | SIGTERM) => Exit { pid, status, by_host: true, cause },
+            (_, ExitStatus::Code(_) | ExitStatus::Unknown) if self.asked => {
+                Exit { pid, status, by_host: false, cause: ExitCause::Stopped }
+            }
+            _ => Exit::by_itself(pid, status),
         }
     }
 }
 
-/// The error of everything that the end of a process ends.
-pub(super) fn exit_error(exit: &Exit, when: &str, tail: &Tail) -> Error {
+const SIGKILL: ExitStatus = ExitStatus::Signal(libc::SIGKILL);
+const SIGTERM: ExitStatus = ExitStatus::Signal(libc::SIGTERM);
+
+/// The error of everything that the end of a process ends. `why` goes before what the plugin did, and `when` behind it.
+pub(super) fn exit_error(exit: &Exit, why: &str, when: &str, tail: &Tail) -> Error {
     let kind = if when.is_empty() { ErrorKind::Exited } else { ErrorKind::Handshake };
-    Error::of_kind(kind, format!("the plugin {exit}{when}"))
+    Error::of_kind(kind, format!("the plugin {why}{exit}{when}"))
         .with_exit(*exit)
         .with_stderr(tail.text())
 }

@@ -103,6 +103,7 @@ impl Link {
     ) {
         match read {
             Ok(None) => {}
+            Ok(Some(len)) if state.severed && len > 0 => {}
             Ok(Some(0)) | Err(_) => {
                 state.input_ended = true;
                 if !self.child {
@@ -142,7 +143,9 @@ impl Link {
     /// Ends a connection that is over, after the last of what was sent before the end has been read.
     pub(super) fn settle(&self, state: &mut State, reader: &mut Reader) {
         if let Some(error) = state.over.take() {
-            self.drain(state, reader);
+            if !state.severed {
+                self.drain(state, reader);
+            }
             state.input_ended = true;
             let error = if state.core.is_truncated() { error.with_note(TRUNCATED) } else { error };
             state.core.close(&error);

@@ -197,6 +197,15 @@ impl Link {
     /// Ends the connection with `error`, after the last of what was sent before has been read: for an end that
     /// was noticed beside the pipe.
     pub(super) fn end(self: &Arc<Self>, error: &Error) {
+        self.end_now(error, false);
+    }
+
+    /// The same, of a process that has been killed and may not be dead yet: what it writes from now on does not count.
+    pub(super) fn sever(self: &Arc<Self>, error: &Error) {
+        self.end_now(error, true);
+    }
+
+    fn end_now(self: &Arc<Self>, error: &Error, may_write: bool) {
         let mut wakes = Wakes::default();
         let mut state = self.lock();
         if state.over.is_none() && state.core.failure().is_none() {
@@ -212,6 +221,7 @@ impl Link {
             None => {
                 // Whoever reads may wait for an end that never comes; it settles when it wakes. Under the lock, so
                 // that it knows of the byte when it does.
+                state.severed |= may_write;
                 state.rung = self.interrupt.interrupt(&self.input);
                 drop(state);
             }

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -12,6 +13,8 @@ use super::program::Program;
 use super::settings::Settings;
 use crate::description::Description;
 use crate::error::Result;
+use crate::exit::Exit;
+use crate::notice::ExitNotice;
 use crate::offer::Offer;
 
 /// A plugin to be loaded: a program with arguments and environment, and the limits for talking to it.
@@ -147,6 +150,30 @@ impl Command {
     /// [`Proxy::with_timeout`](crate::Proxy::with_timeout) or the like: streams too. Default: as long as it likes.
     pub fn timeout(mut self, timeout: Duration) -> Command {
         self.settings.timeout = Some(timeout);
+        self
+    }
+
+    /// Has `callback` called with how the plugin's process has ended, once for each process that was loaded, also if this
+    /// host has ended it. [`Exit::cause`] says why it ended.
+    ///
+    /// By then all that it had sent was delivered, and all its calls have failed. A load that fails has no such call: its
+    /// error says everything. The callback runs on a thread of its own, so it may block, panic and load plugins; only the
+    /// next call of the same callback waits for it. It replaces an earlier one. For a plugin inside this process it is never called.
+    ///
+    /// ```no_run
+    /// # fn main() -> plug::Result<()> {
+    /// let plugin = plug::Command::new("path/to/kv-plugin")
+    ///     .on_exit(|exit| {
+    ///         if !exit.is_graceful() {
+    ///             eprintln!("kv-plugin ({}) {exit}: {:?}", exit.pid(), exit.cause());
+    ///         }
+    ///     })
+    ///     .load()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_exit(mut self, callback: impl FnMut(&Exit) + Send + 'static) -> Command {
+        self.settings.on_exit = Some(Arc::new(ExitNotice::new(callback)));
         self
     }
 

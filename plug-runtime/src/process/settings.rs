@@ -1,7 +1,9 @@
 //! How to talk to a plugin, be it a process or not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::notice::ExitNotice;
 use crate::offer::Offers;
 
 /// What both kinds of plugin have in common.
@@ -20,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) max_calls: u32,
     /// Whether what it prints becomes log events.
     pub(crate) trace_stderr: bool,
+    /// Who is told when its process has ended.
+    pub(crate) on_exit: Option<Arc<ExitNotice>>,
 }
 
 impl Default for Settings {
@@ -33,6 +37,7 @@ impl Default for Settings {
             offers: Vec::new(),
             max_calls: 1024,
             trace_stderr: false,
+            on_exit: None,
         }
     }
 }

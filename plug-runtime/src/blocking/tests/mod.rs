@@ -55,7 +55,7 @@ fn pair_serving(
     let service = Offered { name: "a.B", magic: "", version: 0, methods, descriptors: b"" };
     let mut hello = Hello::new(text("host"), String::new()).with_features(&[]);
     hello.services = service_infos([&service].into_iter());
-    let serve = Box::new(move |_: usize, call: Incoming<'_>| serve(call));
+    let serve = Arc::new(move |_: usize, call: Incoming<'_>| serve(call));
     greeted(hello, (!methods.is_empty()).then(|| Offers { services: vec![service], serve }))
 }
 
