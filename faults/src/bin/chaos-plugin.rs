@@ -11,13 +11,18 @@ fn main() -> plug::Result<()> {
     // Crashes are what it is for: they leave no core files behind.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args == ["linger"] {
+    if args == ["linger"] || args == ["survive"] {
+        if args == ["survive"] {
+            rustix::process::setsid().map_err(std::io::Error::from)?;
+        }
         // Not for ever, should a test forget it.
         std::thread::sleep(evil::HANG);
         return Ok(());
     }
     let Some((notes, options)) = args.split_first() else {
-        return Err("usage: chaos-plugin NOTES [--die-after=MICROSECONDS]".into());
+        return Err(
+            "usage: chaos-plugin NOTES [--die-after=MICROSECONDS] [--child=linger|survive]".into(),
+        );
     };
     for option in options {
         match option.split_once('=') {
@@ -28,6 +33,8 @@ fn main() -> plug::Result<()> {
                     evil::kill_self(Signal::KILL)
                 });
             }
+            // In the same process group, or in a session of its own; it inherits stdio.
+            Some(("--child", how)) => drop(evil::Evil::default().start_child(how)?),
             _ => return Err(format!("there is no option {option:?}").into()),
         }
     }

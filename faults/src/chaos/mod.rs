@@ -3,8 +3,8 @@
 //! A [`Life`](life::Life) is that of one plugin: it is loaded, called from several threads in every way there is, and
 //! ended in one of the ways of [`Violence`](violence::Violence). The [`Ledger`](ledger::Ledger) knows each call, how it
 //! ended, and from the plugin's own notes whether it ran. What the lives leave behind in the host is counted by the
-//! [`Arena`](arena::Arena), in which some of them happen at once. [`kills`] and [`soak`] ask
-//! what comes of that, for the binaries of that name.
+//! [`Arena`](arena::Arena), in which some of them happen at once. [`kills`], [`hosts`] and [`soak`] ask
+//! what comes of that, for the binaries `chaos` and `soak`.
 //!
 //! All choices come from a seed, which every report names. The points in time do not: a seed gives the same plan again,
 //! not the same schedule.
@@ -12,6 +12,7 @@
 pub mod arena;
 pub mod dice;
 pub mod histogram;
+pub mod hosts;
 pub mod kills;
 pub mod ledger;
 pub mod life;

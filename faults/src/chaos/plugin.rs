@@ -117,6 +117,11 @@ impl Work for Worker {
             "exit" => exit(0),
             "abort" => std::process::abort(),
             "segfault" => kill_self(Signal::SEGV),
+            // Not for ever, should a test forget it.
+            "hang" => {
+                std::thread::sleep(crate::evil::HANG);
+                Ok(())
+            }
             // A frame of 64 bytes, of which no field can be decoded, should anybody send the other 62.
             "half-frame" => {
                 self.output()?.write_all(&[64, 0x07])?;

@@ -1,4 +1,4 @@
-//! P29, R1, R11: plugins that die at random points of mixed traffic, and what grows. In processes of their own, whose
+//! P12, P29, R1, R11: plugins and hosts that die at random points of mixed traffic, and what grows. In processes of their own, whose
 //! memory nobody else uses; by hand, `chaos` and `soak` do the same for longer.
 
 use std::process::Command;
@@ -18,6 +18,11 @@ fn run(program: &str, args: &[&str]) {
 #[test]
 fn p29_a_thousand_plugins_die_at_random_points_of_mixed_traffic() {
     run(env!("CARGO_BIN_EXE_chaos"), &["kills", "1000"]);
+}
+
+#[test]
+fn p12_a_hundred_hosts_are_killed_in_mixed_traffic() {
+    run(env!("CARGO_BIN_EXE_chaos"), &["hosts", "100"]);
 }
 
 #[test]
