@@ -17,7 +17,8 @@
 //!   [`Plugin::start`], [`run_with`] or [`Call::peer`], where it finds its [configuration](Peer::config), too.
 //! - **What a plugin is** tells [`Command::describe`] without loading it, and [`Peer::description`] of one that runs;
 //!   [`Peer::call`] calls a method by its name.
-//! - **What a plugin prints** is in [`Peer::stderr_lines`] and in errors. With the feature `tracing`, its events become
+//! - **What a plugin prints** is in [`Peer::stderr_lines`] and in errors, and goes where [`Command::forward_stderr`] and
+//!   [`Command::on_stderr_line`] say. With the feature `tracing`, its events become
 //!   events of the host: see `LogSubscriber`.
 //!
 //! ```no_run

@@ -68,6 +68,31 @@ fn main() -> plug::Result<()> {
             assert_eq!(flow.ask("method")?, "flow.Flow/Ask");
             Ok(())
         }
+        // Forwards what a plugin prints while it does what it is told, and then says its process id.
+        ["forward", plugin, ref acts @ ..] => {
+            let probe = load_probe(plug::Command::new(plugin).forward_stderr(true))?;
+            for act in acts {
+                probe.act(*act)?;
+            }
+            say(&probe)?;
+            std::thread::sleep(evil::HANG);
+            Ok(())
+        }
+        // The same in a session of its own with a terminal, which stops whoever writes to it in the background.
+        ["forward-to-terminal", terminal, plugin, act] => {
+            use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+            rustix::process::setsid().map_err(io::Error::from)?;
+            let terminal = std::fs::File::options().read(true).write(true).open(terminal)?;
+            let mut modes = tcgetattr(&terminal).map_err(io::Error::from)?;
+            modes.local_modes |= LocalModes::TOSTOP;
+            tcsetattr(&terminal, OptionalActions::Now, &modes).map_err(io::Error::from)?;
+            rustix::stdio::dup2_stderr(&terminal).map_err(io::Error::from)?;
+            let probe = load_probe(plug::Command::new(plugin).forward_stderr(true))?;
+            probe.act(act)?;
+            say(&probe)?;
+            std::thread::sleep(evil::HANG);
+            Ok(())
+        }
         // Loads many plugins, and says what that takes.
         ["many", plugin, count] => {
             let count: usize = count.parse()?;

@@ -1,6 +1,7 @@
 //! P10 to P17: hosts that end, each a process of its own.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -10,17 +11,22 @@ use crate::aftermath::{
 };
 
 /// A host, and the plugin that it has loaded.
-struct Host {
-    child: Child,
+pub(crate) struct Host {
+    pub(crate) child: Child,
     plugin: u32,
 }
 
 impl Host {
-    fn start(case: &Case, args: &[&str]) -> Host {
+    pub(crate) fn start(case: &Case, args: &[&str]) -> Host {
+        Host::start_with(case, args, Stdio::inherit())
+    }
+
+    pub(crate) fn start_with(case: &Case, args: &[&str], stderr: Stdio) -> Host {
         let mut child = Command::new(HOST)
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
@@ -37,12 +43,23 @@ impl Host {
         (status, at.elapsed())
     }
 
-    fn kill(self) -> Duration {
+    pub(crate) fn kill(self) -> Duration {
         kill(self.child.id());
         let (status, lived_on) = self.end();
         assert_eq!(status.signal(), Some(9));
         lived_on
     }
+}
+
+/// A terminal: what stands for keyboard and screen, and its path.
+pub(crate) fn terminal() -> (OwnedFd, String) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let keyboard = openpt(flags).unwrap();
+    grantpt(&keyboard).unwrap();
+    unlockpt(&keyboard).unwrap();
+    let terminal = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
+    (keyboard, terminal)
 }
 
 #[test]
@@ -89,15 +106,10 @@ fn c17_handlers_see_that_their_host_was_killed() {
 /// Ctrl-C is for the host alone. It ends here, and the plugin ends in good order.
 #[test]
 fn p17_ctrl_c_reaches_the_host_only() {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let case = Case::new();
     let folder = Folder::new("p17");
     let file = folder.join("stopped");
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let keyboard = openpt(flags).unwrap();
-    grantpt(&keyboard).unwrap();
-    unlockpt(&keyboard).unwrap();
-    let terminal = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
+    let (keyboard, terminal) = terminal();
     let host = Host::start(&case, &["terminal", &terminal, EVIL, file.to_str().unwrap()]);
     let mut keyboard = std::fs::File::from(keyboard);
     keyboard.write_all(b"\x03").unwrap();

@@ -1,12 +1,16 @@
 //! S: what a plugin prints and reads beside the protocol, and what it inherits.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use plug::Proxy as _;
-use plug_faults::ProbeProxy;
+use plug::{Command, Proxy as _};
+use plug_faults::{ProbeProxy, load_probe};
 
-use crate::aftermath::{BOUND, Case, assert_soon, evil, in_time, start};
+use crate::aftermath::{BOUND, Case, EVIL, assert_soon, evil, in_time, start};
+use crate::ends::Host;
 
 /// The next line that a plugin prints and that has something to do with the test.
 fn line_with(probe: &ProbeProxy, text: &str) -> String {
@@ -117,6 +121,122 @@ fn s6_nobody_has_to_read_the_output() {
     }
     assert_eq!(line_with(&probe, "still"), "still");
     drop(probe);
+    case.finish();
+}
+
+#[test]
+fn s5_a_callback_for_lines_that_panics_is_given_the_next_line() {
+    let case = Case::new();
+    let (sender, lines) = channel();
+    let command = evil(&[]).on_stderr_line(move |line| {
+        sender.send(line.to_owned()).unwrap();
+        assert!(!line.contains("bad"), "a bad line");
+    });
+    let probe = case.load(command);
+    probe.act("eprint bad").unwrap();
+    probe.act("eprint good").unwrap();
+    for expected in ["bad", "good"] {
+        assert_eq!(lines.recv_timeout(BOUND).expect(expected), expected);
+    }
+    drop(probe);
+    // What is left of it ends after the plugin, and drops the callback.
+    let end = in_time("the end of the lines", move || lines.recv());
+    assert!(end.is_err(), "{end:?}");
+    case.finish();
+}
+
+#[test]
+fn s5_a_callback_for_lines_that_blocks_misses_lines_and_stops_nobody() {
+    let case = Case::new();
+    let (entered, is_entered) = channel();
+    let (go_on, is_on) = channel::<()>();
+    let mut count = 0;
+    let command = evil(&[]).on_stderr_line(move |line| {
+        count += line.len() + 1;
+        entered.send(count).unwrap();
+        // Until the test lets it go on.
+        let _ = is_on.recv();
+    });
+    let probe = case.load(command);
+    probe.act("eprint first").unwrap();
+    is_entered.recv_timeout(BOUND).expect("the callback runs");
+    let call = {
+        let probe = probe.clone();
+        start("16 MiB of output", move || probe.act("spew 16"))
+    };
+    call.get().unwrap();
+    assert_eq!(probe.echo("beside").unwrap(), b"beside");
+    let peer = probe.peer().clone();
+    in_time("the stop", move || peer.stop(BOUND).unwrap());
+    drop(probe);
+    drop(go_on);
+    let taken = in_time("the rest of the lines", move || is_entered.iter().last().unwrap());
+    assert!(taken > 6 && taken <= 6 + (64 << 10), "the first line, and what was kept: {taken}");
+    case.finish();
+}
+
+#[test]
+fn s5_a_callback_for_lines_hears_why_a_load_fails() {
+    let case = Case::new();
+    let (sender, lines) = channel();
+    let command = evil(&["--fail=it does not want to"]);
+    let command = command.on_stderr_line(move |line| sender.send(line.to_owned()).unwrap());
+    load_probe(command).unwrap_err();
+    let lines: Vec<String> = in_time("the end of the lines", move || lines.iter().collect());
+    assert_eq!(lines, ["Error: it does not want to"]);
+
+    let (sender, lines) = channel();
+    let command = Command::new("/bin/sh").args(["-c", "echo no plugin >&2"]);
+    let command = command.on_stderr_line(move |line| sender.send(line.to_owned()).unwrap());
+    load_probe(command).unwrap_err();
+    let lines: Vec<String> = in_time("the end of the lines", move || lines.iter().collect());
+    assert_eq!(lines, ["no plugin"]);
+    case.finish();
+}
+
+#[test]
+fn what_is_forwarded_comes_line_by_line_and_escaped() {
+    let case = Case::new();
+    let args = ["forward", EVIL, "eprint one", "bytes", "print two"];
+    let mut host = Host::start_with(&case, &args, Stdio::piped());
+    let printed = BufReader::new(host.child.stderr.take().unwrap()).lines();
+    let lines: Vec<String> = in_time("three lines", move || printed.take(3).flatten().collect());
+    let bytes = "nul \\u{0}, bad \u{fffd}\u{fffd}, red \\u{1b}[31m, bell \\u{7}";
+    assert_eq!(lines, ["one", bytes, "two"]);
+    host.kill();
+    case.finish();
+}
+
+/// The plugin prints more than a pipe holds, to a host whose own stderr nobody reads, or has closed.
+#[test]
+fn s5_forwarding_to_a_stderr_that_takes_nothing_stops_nobody() {
+    let case = Case::new();
+    for closed in [false, true] {
+        let flags = rustix::pipe::PipeFlags::CLOEXEC;
+        let (reader, writer) = rustix::pipe::pipe_with(flags).unwrap();
+        let reader = (!closed).then_some(reader);
+        // It says which process the plugin is when that has printed all.
+        let host =
+            Host::start_with(&case, &["forward", EVIL, "spew 4", "print end"], writer.into());
+        host.kill();
+        drop(reader);
+    }
+    case.finish();
+}
+
+#[test]
+fn s10_a_terminal_that_stops_who_writes_in_the_background_does_not_stop_a_plugin() {
+    let case = Case::new();
+    let (keyboard, terminal) = crate::ends::terminal();
+    let screen = BufReader::new(std::fs::File::from(keyboard.try_clone().unwrap()));
+    let args = ["forward-to-terminal", &terminal, EVIL, "eprint on the screen"];
+    // It says which process the plugin is when that has printed.
+    let host = Host::start(&case, &args);
+    let line = in_time("a line on the screen", move || screen.lines().next().unwrap().unwrap());
+    assert_eq!(line, "on the screen");
+    host.kill();
+    // Until then, since its end would be that of the session.
+    drop(keyboard);
     case.finish();
 }
 

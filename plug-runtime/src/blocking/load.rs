@@ -75,6 +75,7 @@ impl Launched {
         link.lock().log_level = Some(level);
         link.offer(settings.offers.clone());
         let tail = Arc::new(Tail::new(lines));
+        let printed = settings.sinks.follow(&tail)?;
 
         let exit_fd = started.child.exit_fd().map(|exit_fd| exit_fd.as_fd().try_clone_to_owned());
         let exit_fd = exit_fd.transpose()?;
@@ -115,6 +116,7 @@ impl Launched {
         let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
         let remote =
             Remote::watch(link.clone(), name.clone(), started.child, started.stderr, tail.clone())?;
+        printed.leave();
         // What was wanted may have changed before the watcher knew of this plugin.
         link.send_level(log::wanted_level());
         Ok(Launched { link, remote, name, hello, tail, ready_by: greet_by })

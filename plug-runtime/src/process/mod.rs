@@ -9,6 +9,7 @@ mod limits;
 mod path;
 mod program;
 mod settings;
+mod sinks;
 mod stderr;
 mod stdio;
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::sinks::Sinks;
 use crate::notice::ExitNotice;
 use crate::offer::Offers;
 
@@ -24,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) trace_stderr: bool,
     /// Who is told when its process has ended.
     pub(crate) on_exit: Option<Arc<ExitNotice>>,
+    /// Who else is given what it prints.
+    pub(crate) sinks: Sinks,
 }
 
 impl Default for Settings {
@@ -38,6 +41,7 @@ impl Default for Settings {
             max_calls: 1024,
             trace_stderr: false,
             on_exit: None,
+            sinks: Sinks::default(),
         }
     }
 }
