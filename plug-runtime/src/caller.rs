@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use prost::{DecodeError, Message};
+use prost::Message;
 
 use crate::blocking::Requests;
+use crate::budget::{Budget, Side};
 use crate::cancel::CancelToken;
-use crate::error::{Delivery, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::options::{Options, Outbound};
 use crate::peer::Peer;
 use crate::service::Service;
@@ -131,7 +132,7 @@ impl<S: Service> Caller<S> {
         let messages = responses.map_err(|error| self.name(method, error))?;
         let origin =
             Origin::Responses { peer: self.peer.clone(), method: Self::method_name(method) };
-        Ok(Stream::remote(messages, origin))
+        Ok(Stream::remote(messages, origin, self.budget(method)))
     }
 
     fn outbound(&self, method: u32) -> Result<Outbound<'_>> {
@@ -145,16 +146,17 @@ impl<S: Service> Caller<S> {
     }
 
     fn decode<R: Message + Default>(&self, method: u32, response: Result<Bytes>) -> Result<R> {
-        let undecodable = |error: DecodeError| {
-            Error::of_kind(
-                ErrorKind::Decode,
-                format!("the response cannot be decoded: {error}. Were both sides built from the same .proto?"),
-            )
-            .with_delivery(Delivery::MayHaveRun)
-        };
+        let budget = self.budget(method);
         response
-            .and_then(|response| R::decode(response).map_err(undecodable))
+            .and_then(|response| {
+                budget.decode(response).map_err(|error| error.of_response("the response"))
+            })
             .map_err(|error| self.name(method, error))
+    }
+
+    /// What a response may take, decoded.
+    fn budget(&self, method: u32) -> Budget {
+        Budget::of::<S>(method as usize, Side::Response).with_limit(self.peer.decode_limit())
     }
 
     fn missing(&self, method: u32) -> Error {

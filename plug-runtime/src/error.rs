@@ -76,7 +76,8 @@ pub enum ErrorKind {
     Protocol,
     /// A message or a call's answer could not be decoded. Only that call is affected.
     Decode,
-    /// A message is larger than the limit of one of the sides. Only that call is affected.
+    /// A message is larger than the limit of one of the sides, or would be once decoded: see
+    /// [`Command::max_decoded`](crate::Command::max_decoded). Only that call is affected.
     TooLarge,
     /// The other side does not have the service or method.
     Unimplemented,

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use bytes::Bytes;
-use prost::{DecodeError, Message};
+use prost::Message;
 
 use crate::blocking::Messages;
+use crate::budget::{Budget, Undecodable};
 use crate::error::{Code, Delivery, Error, Result};
 use crate::protocol::Answer;
 use crate::stream::{Origin, Outgoing, Stream};
@@ -15,6 +16,8 @@ pub struct Incoming<'a> {
     pub(crate) method: u32,
     pub(crate) name: &'a str,
     pub(crate) request: Bytes,
+    /// What a request may take, decoded.
+    pub(crate) budget: Budget,
     /// The requests, of a method that takes a stream of them.
     pub(crate) messages: Option<Messages>,
     /// Where the response goes: empty, with the capacity that one before it needed.
@@ -48,7 +51,7 @@ impl Incoming<'_> {
         Q: Message + Default,
         R: Message,
     {
-        match Q::decode(self.request) {
+        match self.budget.decode(self.request) {
             Ok(request) => respond(self.buffer, handler(request)),
             Err(error) => undecodable(self.name, &error),
         }
@@ -60,7 +63,7 @@ impl Incoming<'_> {
         Q: Message + Default,
         R: Message + 'static,
     {
-        match Q::decode(self.request) {
+        match self.budget.decode(self.request) {
             Ok(request) => stream(handler(request)),
             Err(error) => undecodable(self.name, &error),
         }
@@ -72,7 +75,7 @@ impl Incoming<'_> {
         Q: Message + Default,
         R: Message,
     {
-        match requests(self.messages, self.name) {
+        match requests(self.messages, self.name, self.budget) {
             Ok(requests) => respond(self.buffer, handler(requests)),
             Err(reply) => reply,
         }
@@ -84,7 +87,7 @@ impl Incoming<'_> {
         Q: Message + Default,
         R: Message + 'static,
     {
-        match requests(self.messages, self.name) {
+        match requests(self.messages, self.name, self.budget) {
             Ok(requests) => stream(handler(requests)),
             Err(reply) => reply,
         }
@@ -119,16 +122,18 @@ fn stream<R: Message + 'static>(responses: Result<Stream<R>>) -> Reply {
 fn requests<Q: Message + Default>(
     messages: Option<Messages>,
     name: &str,
+    budget: Budget,
 ) -> std::result::Result<Stream<Q>, Reply> {
     let origin = || Origin::Requests { method: name.to_owned() };
-    messages.map(|messages| Stream::remote(messages, origin())).ok_or_else(|| {
+    messages.map(|messages| Stream::remote(messages, origin(), budget)).ok_or_else(|| {
         let text = format!("{name} takes a stream of requests, and was called without one");
         refused(Code::Unimplemented, text)
     })
 }
 
-fn undecodable(name: &str, error: &DecodeError) -> Reply {
-    refused(Code::InvalidArgument, format!("the request of {name} cannot be decoded: {error}"))
+fn undecodable(name: &str, error: &Undecodable) -> Reply {
+    let (code, what) = error.of_request();
+    refused(code, format!("the request of {name} {what}"))
 }
 
 fn refused(code: Code, text: String) -> Reply {

@@ -142,6 +142,7 @@
 compile_error!("plug-runtime starts plugins on Unix only, so far");
 
 mod blocking;
+mod budget;
 mod call;
 mod caller;
 mod cancel;

@@ -317,6 +317,10 @@ impl Peer {
         self.shared.link.call_with_stream(outbound, requests)
     }
 
+    pub(crate) fn decode_limit(&self) -> usize {
+        self.shared.link.decode_limit()
+    }
+
     pub(crate) fn shared_name(&self) -> &Arc<str> {
         &self.shared.name
     }

@@ -11,6 +11,7 @@ use std::task::{Poll, Waker};
 use prost::Message;
 
 use crate::blocking::Messages;
+use crate::budget::Budget;
 use crate::error::Result;
 use crate::panics;
 use channel::Receiver;
@@ -105,8 +106,8 @@ impl<T: Send + 'static> Stream<T> {
 
 impl<T: Message + Default> Stream<T> {
     /// A stream of what arrives from the other side.
-    pub(crate) fn remote(messages: Messages, origin: Origin) -> Stream<T> {
-        Stream { source: Some(Source::Remote(Remote::new(messages, origin))) }
+    pub(crate) fn remote(messages: Messages, origin: Origin, budget: Budget) -> Stream<T> {
+        Stream { source: Some(Source::Remote(Remote::new(messages, origin, budget))) }
     }
 }
 

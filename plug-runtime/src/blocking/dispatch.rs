@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::messages::Messages;
+use crate::budget::{Budget, Side};
 use crate::call::{self, CallState, Start};
 use crate::error::{Code, Delivery, Error, Result};
 use crate::incoming::{Incoming, Outcome};
@@ -27,6 +28,8 @@ struct Method {
     service: usize,
     index: u32,
     name: Arc<str>,
+    /// What a request may take, but for the limit.
+    budget: Budget,
 }
 
 impl Dispatch {
@@ -37,7 +40,10 @@ impl Dispatch {
             for (service, offered) in offers.services.iter().enumerate() {
                 for (index, method) in (0..).zip(offered.methods) {
                     let name = format!("{}/{}", offered.name, method.name()).into();
-                    methods.push(Method { handler, service, index, name });
+                    let descriptors = offered.descriptors;
+                    let budget =
+                        Budget::new(offered.name, descriptors, method.name(), Side::Request);
+                    methods.push(Method { handler, service, index, name, budget });
                 }
             }
             handlers.push(offers.serve);
@@ -60,7 +66,7 @@ impl Dispatch {
     }
 
     /// Runs the handler on this thread. A panic fails the call, and nothing else. `messages` is the stream of requests
-    /// of a method that takes one, and `buffer` is for the response.
+    /// of a method that takes one, `buffer` is for the response, and a request takes at most `decode_limit`.
     ///
     /// A stream that is returned need not be told which call it belongs to: that is the current one while its items
     /// are made, and ends when the stream is dropped.
@@ -70,6 +76,7 @@ impl Dispatch {
         messages: Option<Messages>,
         call: &Arc<CallState>,
         buffer: Vec<u8>,
+        decode_limit: usize,
     ) -> Outcome {
         let Some(method) = self.method(request.method) else {
             return Outcome::Answer(Answer::Refused(Error::status(
@@ -82,6 +89,7 @@ impl Dispatch {
             method: method.index,
             name: &method.name,
             request: request.message,
+            budget: method.budget.with_limit(decode_limit),
             messages,
             buffer,
         };
@@ -196,7 +204,7 @@ mod tests {
         let start = Start { id: 2, link: &link, deadline: None, metadata: Vec::new() };
         let call = dispatch.begin(None, method, start, &WeakPeer::default());
         let request = Request { call: 2, method, ..Request::default() };
-        let outcome = dispatch.run(request, None, &call, Vec::new());
+        let outcome = dispatch.run(request, None, &call, Vec::new(), usize::MAX);
         (call, outcome)
     }
 

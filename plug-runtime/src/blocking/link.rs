@@ -28,6 +28,7 @@ use super::pump::Pump;
 use super::waiter::Waiter;
 use super::watcher::{self, Key, Report};
 use super::worker::{Task, Workers};
+use crate::budget;
 use crate::call::CallState;
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
 use crate::log::{self, CallSpan, Source};
@@ -55,6 +56,8 @@ pub(crate) struct Link {
     pub(super) dispatch: OnceLock<Dispatch>,
     /// The other side, for handlers.
     pub(super) peer: OnceLock<WeakPeer>,
+    /// How much memory a message that arrives may take, decoded.
+    decode_limit: OnceLock<usize>,
     /// Where what a plugin logs goes.
     pub(super) log: OnceLock<Source>,
     /// By what name the watcher knows this connection, once it does.
@@ -181,6 +184,7 @@ impl Link {
             work: Condvar::new(),
             dispatch: OnceLock::new(),
             peer: OnceLock::new(),
+            decode_limit: OnceLock::new(),
             log: OnceLock::new(),
             key: OnceLock::new(),
             child,
@@ -223,6 +227,15 @@ impl Link {
     /// Makes the other side known to handlers.
     pub(crate) fn set_peer(&self, peer: WeakPeer) {
         let _ = self.peer.set(peer);
+    }
+
+    /// Says how much memory a message may take, decoded: before the first arrives.
+    pub(super) fn limit_decoding(&self, limit: usize) {
+        let _ = self.decode_limit.set(limit);
+    }
+
+    pub(crate) fn decode_limit(&self) -> usize {
+        self.decode_limit.get().copied().unwrap_or_else(|| budget::default_limit(0))
     }
 
     /// Serves what is offered, if anything is: before the first call can arrive.

@@ -73,6 +73,7 @@ impl Launched {
         let lines = settings.trace_stderr.then(|| Lines::new(source.clone()));
         let _ = link.log.set(source);
         link.lock().log_level = Some(level);
+        link.limit_decoding(settings.decode_limit());
         link.offer(settings.offers.clone());
         let tail = Arc::new(Tail::new(lines));
         let printed = settings.sinks.follow(&tail)?;
@@ -155,6 +156,7 @@ fn load_inside(plugin: InProcess, settings: Settings, name: &Arc<str>) -> Result
     // Without log records: they are in this process already.
     let core = Connection::new(Side::Host, hello(&settings)?.with_features(&[]), greet_by);
     let link = Link::new(core, host_input, host_output, false)?;
+    link.limit_decoding(settings.decode_limit());
     link.offer(settings.offers.clone());
     (plugin.start)(plugin_input, plugin_output)?;
     link.greet(Vec::new, || Ok(()))?;

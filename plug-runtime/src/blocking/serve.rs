@@ -10,6 +10,7 @@ use super::dispatch::service_infos;
 use super::link::Link;
 use super::load::own_name;
 use super::watcher::{self, Key, Report, Source, Watched};
+use crate::budget;
 use crate::description;
 use crate::error::{Code, Error, ErrorKind, Result};
 use crate::log;
@@ -128,6 +129,7 @@ fn serve<P: Plugin>(
     // Not before: the watcher would take the hello, and nobody would learn that it is there.
     link.watch(key);
     let hello = link.lock().core.peer().cloned().unwrap_or_default();
+    link.limit_decoding(budget::default_limit(usize::try_from(hello.max_message).unwrap_or(0)));
     let host = Peer::of_host(link.clone(), hello);
     // A host that waits for ready can be called while this plugin starts.
     let starts_openly = link.lock().core.features().ready;

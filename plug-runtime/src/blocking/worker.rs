@@ -279,7 +279,7 @@ impl Link {
         state.workers.begin_running();
         drop(state);
         let buffer = std::mem::take(&mut worker.buffer);
-        let outcome = dispatch.run(request, messages, &current, buffer);
+        let outcome = dispatch.run(request, messages, &current, buffer, self.decode_limit());
         state = self.lock();
         state.workers.end_running();
         match outcome {

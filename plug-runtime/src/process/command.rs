@@ -130,6 +130,24 @@ impl Command {
         self
     }
 
+    /// How much memory a message of the plugin may take once it is decoded, in bytes. Default: 128 MiB, or twice
+    /// [`max_message`](Command::max_message) if that is more.
+    ///
+    /// A few bytes can become a large struct: 4 MiB of empty messages in a repeated field take 640 MiB, if their type has
+    /// 160 bytes and its vector grows. So what may take too much is measured before it is decoded, from the descriptors of
+    /// the service, with the estimate a little too high rather than too low. A response that would take more fails its call
+    /// with [`ErrorKind::TooLarge`], and a request of the plugin with
+    /// [`Code::ResourceExhausted`](crate::Code::ResourceExhausted); so does an item of a stream, and ends it. The requests of
+    /// the host have the default limit in the plugin.
+    ///
+    /// Not measured is what is not decoded by generated code: [`Peer::call`](crate::Peer::call) returns bytes. Nor are
+    /// services whose [`DESCRIPTORS`](crate::Service::DESCRIPTORS) are empty, which somebody has written by hand. Messages
+    /// for which the generator was given types of its user's (`extern_path`) are measured as if prost had made them.
+    pub fn max_decoded(mut self, bytes: usize) -> Command {
+        self.settings.max_decoded = Some(bytes);
+        self
+    }
+
     /// Makes a `tracing` event of each line that the plugin prints, on stderr or with `println!`: at level INFO, with the
     /// target `plug::stderr` and the field `plugin`. Default: no. [`Peer::stderr_lines`](crate::Peer::stderr_lines) has
     /// them in any case.

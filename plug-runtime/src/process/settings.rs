@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::sinks::Sinks;
+use crate::budget;
 use crate::notice::ExitNotice;
 use crate::offer::Offers;
 
@@ -13,6 +14,8 @@ pub(crate) struct Settings {
     pub(crate) start_timeout: Duration,
     pub(crate) stop_grace: Duration,
     pub(crate) max_message: usize,
+    /// In bytes of memory; `None` if nobody has said.
+    pub(crate) max_decoded: Option<usize>,
     /// For calls whose proxy sets no limit.
     pub(crate) timeout: Option<Duration>,
     /// An encoded message for the plugin to start with.
@@ -35,6 +38,7 @@ impl Default for Settings {
             start_timeout: Duration::from_secs(10),
             stop_grace: Duration::from_secs(2),
             max_message: 64 << 20,
+            max_decoded: None,
             timeout: None,
             config: None,
             offers: Vec::new(),
@@ -43,5 +47,12 @@ impl Default for Settings {
             on_exit: None,
             sinks: Sinks::default(),
         }
+    }
+}
+
+impl Settings {
+    /// How much memory a message that arrives may take, decoded.
+    pub(crate) fn decode_limit(&self) -> usize {
+        self.max_decoded.unwrap_or_else(|| budget::default_limit(self.max_message))
     }
 }

@@ -3,19 +3,24 @@
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
-use prost::{DecodeError, Message};
+use prost::Message;
 
 use crate::blocking::Messages;
-use crate::error::{Code, Delivery, Error, ErrorKind, Result};
+use crate::budget::{Budget, Undecodable};
+use crate::error::{Error, Result};
 use crate::peer::Peer;
 
 /// The messages of one direction of a call, decoded.
 pub(super) struct Remote<T> {
     /// `None` once the stream has ended: what the messages hold is given back at once.
     messages: Option<Messages>,
-    decode: fn(Bytes) -> std::result::Result<T, DecodeError>,
+    decode: Decode<T>,
+    /// What each message may take, decoded.
+    budget: Budget,
     origin: Origin,
 }
+
+type Decode<T> = fn(Budget, Bytes) -> std::result::Result<T, Undecodable>;
 
 /// Which stream it is: for errors, and for what must live as long.
 pub(crate) enum Origin {
@@ -26,8 +31,8 @@ pub(crate) enum Origin {
 }
 
 impl<T: Message + Default> Remote<T> {
-    pub(super) fn new(messages: Messages, origin: Origin) -> Remote<T> {
-        Remote { messages: Some(messages), decode: T::decode, origin }
+    pub(super) fn new(messages: Messages, origin: Origin, budget: Budget) -> Remote<T> {
+        Remote { messages: Some(messages), decode: Budget::decode, budget, origin }
     }
 }
 
@@ -43,7 +48,7 @@ impl<T> Remote<T> {
     }
 
     fn take(&mut self, received: Option<Result<Bytes>>) -> Option<Result<T>> {
-        let item = received.map(|received| self.origin.read(received, self.decode));
+        let item = received.map(|received| self.origin.read(received, self.budget, self.decode));
         if !matches!(item, Some(Ok(_))) {
             self.messages = None;
         }
@@ -52,13 +57,9 @@ impl<T> Remote<T> {
 }
 
 impl Origin {
-    fn read<T>(
-        &self,
-        received: Result<Bytes>,
-        decode: fn(Bytes) -> std::result::Result<T, DecodeError>,
-    ) -> Result<T> {
-        let item =
-            received.and_then(|bytes| decode(bytes).map_err(|error| self.undecodable(&error)));
+    fn read<T>(&self, received: Result<Bytes>, budget: Budget, decode: Decode<T>) -> Result<T> {
+        let item = received
+            .and_then(|bytes| decode(budget, bytes).map_err(|error| self.undecodable(&error)));
         match self {
             Origin::Requests { .. } => item,
             Origin::Responses { peer, method } => item.map_err(|error| {
@@ -67,17 +68,13 @@ impl Origin {
         }
     }
 
-    fn undecodable(&self, error: &DecodeError) -> Error {
+    fn undecodable(&self, error: &Undecodable) -> Error {
         match self {
-            Origin::Responses { .. } => Error::of_kind(
-                ErrorKind::Decode,
-                format!("a response cannot be decoded: {error}. Were both sides built from the same .proto?"),
-            )
-            .with_delivery(Delivery::MayHaveRun),
-            Origin::Requests { method } => Error::new(
-                Code::InvalidArgument,
-                format!("a request of {method} cannot be decoded: {error}"),
-            ),
+            Origin::Responses { .. } => error.of_response("a response"),
+            Origin::Requests { method } => {
+                let (code, what) = error.of_request();
+                Error::new(code, format!("a request of {method} {what}"))
+            }
         }
     }
 }
@@ -85,18 +82,21 @@ impl Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Side;
+    use crate::error::Code;
 
     #[test]
     fn a_request_that_cannot_be_decoded_is_an_invalid_argument() {
         let origin = Origin::Requests { method: "example.KV/Import".to_owned() };
+        let budget = Budget::new("example.KV", b"", "Import", Side::Request);
         let good = Bytes::from("hello".to_owned().encode_to_vec());
-        assert_eq!(origin.read::<String>(Ok(good), Message::decode).unwrap(), "hello");
+        assert_eq!(origin.read::<String>(Ok(good), budget, Budget::decode).unwrap(), "hello");
         let bad = Bytes::from_static(b"\x0a\x05hi");
-        let error = origin.read::<String>(Ok(bad), Message::decode).unwrap_err();
+        let error = origin.read::<String>(Ok(bad), budget, Budget::decode).unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument);
         assert!(error.message().contains("a request of example.KV/Import"), "{error}");
         let failed = Err(Error::new(Code::Cancelled, "as a test"));
-        let error = origin.read::<String>(failed, Message::decode).unwrap_err();
+        let error = origin.read::<String>(failed, budget, Budget::decode).unwrap_err();
         assert_eq!(error.code(), Code::Cancelled);
     }
 }

@@ -1,0 +1,211 @@
+//! How much memory a message may take once it is decoded, which its length does not tell.
+//!
+//! Two bytes are an empty message in a repeated field, and become a struct of some hundred bytes. Prost has no limit for
+//! that, so the bytes are walked before they are decoded, with what the descriptors of the service say of them, and the
+//! memory is added up. Messages that cannot pass the limit whatever is in them, by the worst that two bytes can become
+//! in a message of their type, are not walked: those are nearly all.
+//!
+//! `protoc-gen-plug/tests/budget` holds the reckoning against an allocator that counts.
+
+mod cost;
+mod layout;
+mod shapes;
+mod walk;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use prost::{DecodeError, Message};
+
+use crate::error::{Code, Delivery, Error, ErrorKind};
+use crate::service::Service;
+use shapes::{Shapes, Sides};
+
+/// What the messages of one side of a method may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Budget {
+    /// In bytes of memory.
+    limit: usize,
+    service: &'static str,
+    /// An encoded `FileDescriptorSet`; empty if the service has none, and then there is no limit.
+    descriptors: &'static [u8],
+    method: &'static str,
+    side: Side,
+}
+
+/// Which messages of a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Request,
+    Response,
+}
+
+/// Why a message was not decoded.
+#[derive(Debug)]
+pub(crate) enum Undecodable {
+    TooLarge(Excess),
+    Broken(DecodeError),
+}
+
+/// A message that would take more memory than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Excess {
+    /// How many bytes it has, encoded.
+    len: usize,
+    /// How many it would take at least: counting has stopped there.
+    at_least: usize,
+    limit: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(
+        service: &'static str,
+        descriptors: &'static [u8],
+        method: &'static str,
+        side: Side,
+    ) -> Budget {
+        Budget { limit: DEFAULT, service, descriptors, method, side }
+    }
+
+    /// That of a method of `S`, by its index.
+    pub(crate) fn of<S: Service>(method: usize, side: Side) -> Budget {
+        Budget::new(S::NAME, S::DESCRIPTORS, S::METHODS[method].name(), side)
+    }
+
+    /// The same, with another limit.
+    pub(crate) fn with_limit(self, limit: usize) -> Budget {
+        Budget { limit, ..self }
+    }
+
+    /// Decodes a message, if it does not take more than it may.
+    pub(crate) fn decode<M: Message + Default>(self, message: Bytes) -> Result<M, Undecodable> {
+        self.check(&message).map_err(Undecodable::TooLarge)?;
+        M::decode(message).map_err(Undecodable::Broken)
+    }
+
+    fn check(self, message: &[u8]) -> Result<(), Excess> {
+        if message.len() <= self.limit / NO_TYPE_IS_WORSE {
+            return Ok(());
+        }
+        self.check_long(message)
+    }
+
+    #[cold]
+    fn check_long(self, message: &[u8]) -> Result<(), Excess> {
+        let Some(schema) = Schema::of(self.service, self.descriptors) else { return Ok(()) };
+        let Some(root) = schema.root(self.method, self.side) else { return Ok(()) };
+        let at_least = walk::memory(&schema.shapes, root, message, self.limit);
+        if at_least <= self.limit {
+            return Ok(());
+        }
+        Err(Excess { len: message.len(), at_least, limit: self.limit })
+    }
+}
+
+impl Undecodable {
+    /// The error of a call of this side.
+    pub(crate) fn of_response(&self, what: &str) -> Error {
+        let error = match self {
+            Undecodable::TooLarge(excess) => Error::of_kind(
+                ErrorKind::TooLarge,
+                format!("{what} is not decoded: {excess}. Command::max_decoded sets the limit"),
+            ),
+            Undecodable::Broken(error) => Error::of_kind(
+                ErrorKind::Decode,
+                format!(
+                    "{what} cannot be decoded: {error}. Were both sides built from the same .proto?"
+                ),
+            ),
+        };
+        error.with_delivery(Delivery::MayHaveRun)
+    }
+
+    /// What the caller of a request is told.
+    pub(crate) fn of_request(&self) -> (Code, String) {
+        match self {
+            Undecodable::TooLarge(excess) => (
+                Code::ResourceExhausted,
+                format!(
+                    "is not decoded: {excess}. Send less at a time, in several calls or a stream"
+                ),
+            ),
+            Undecodable::Broken(error) => {
+                (Code::InvalidArgument, format!("cannot be decoded: {error}"))
+            }
+        }
+    }
+}
+
+/// What the descriptors say of the messages of one service.
+struct Schema {
+    shapes: Shapes,
+    methods: BTreeMap<String, Sides>,
+}
+
+impl Schema {
+    /// Reads the descriptors, when the first long message of the service comes, and keeps what it has read: there are as
+    /// many services as the program has code for. `None` without descriptors.
+    fn of(service: &'static str, descriptors: &'static [u8]) -> Option<Arc<Schema>> {
+        static KNOWN: RwLock<BTreeMap<Key, Option<Arc<Schema>>>> = RwLock::new(BTreeMap::new());
+        /// Where the descriptors lie, and the service.
+        type Key = (usize, usize, &'static str);
+
+        if descriptors.is_empty() {
+            return None;
+        }
+        let key = (descriptors.as_ptr().addr(), descriptors.len(), service);
+        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        known.unwrap_or_else(|| {
+            let schema = Schema::read(service, descriptors).map(Arc::new);
+            KNOWN.write().unwrap_or_else(PoisonError::into_inner).insert(key, schema.clone());
+            schema
+        })
+    }
+
+    fn read(service: &str, descriptors: &[u8]) -> Option<Schema> {
+        let (shapes, methods) = shapes::read(service, descriptors)?;
+        Some(Schema { shapes, methods })
+    }
+
+    /// Which shape the messages of a method have.
+    fn root(&self, method: &str, side: Side) -> Option<usize> {
+        let sides = self.methods.get(method)?;
+        match side {
+            Side::Request => sides.request,
+            Side::Response => sides.response,
+        }
+    }
+}
+
+/// How much memory a decoded message may take where nobody has said: 128 MiB, or twice the longest message if that is
+/// more, so that a message of nothing but text always may.
+pub(crate) fn default_limit(max_message: usize) -> usize {
+    DEFAULT.max(max_message.saturating_mul(2))
+}
+
+const DEFAULT: usize = 128 << 20;
+
+/// A byte of a message becomes at most so many of memory, as long as no struct has more than so many: messages that are
+/// short enough for that need no look at their type. With the default limit, those are up to 4 KiB.
+const NO_TYPE_IS_WORSE: usize = 32 << 10;
+
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "its {} bytes would become {} or more of memory when decoded, of at most {}",
+            self.len, self.at_least, self.limit
+        )
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {:?} of {}/{}", self.limit, self.side, self.service, self.method)
+    }
+}
+
+#[cfg(test)]
+mod tests;
