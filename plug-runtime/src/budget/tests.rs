@@ -1,3 +1,5 @@
+//! What is refused, what passes, and that nothing panics or goes deep.
+
 use std::sync::OnceLock;
 
 use proptest::prelude::*;

@@ -122,7 +122,7 @@ impl Command {
 
     /// The largest request or response, in bytes of encoded protobuf. Default: 64 MiB.
     ///
-    /// A larger request fails its call with [`ErrorKind::TooLarge`], and is not sent. A larger response fails it with
+    /// A larger request fails its call with [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge), and is not sent. A larger response fails it with
     /// [`Code::ResourceExhausted`](crate::Code::ResourceExhausted), as if the handler had. A plugin that sends one all
     /// the same breaks the protocol.
     pub fn max_message(mut self, bytes: usize) -> Command {
@@ -133,12 +133,12 @@ impl Command {
     /// How much memory a message of the plugin may take once it is decoded, in bytes. Default: 128 MiB, or twice
     /// [`max_message`](Command::max_message) if that is more.
     ///
-    /// A few bytes can become a large struct: 4 MiB of empty messages in a repeated field take 640 MiB, if their type has
-    /// 160 bytes and its vector grows. So what may take too much is measured before it is decoded, from the descriptors of
-    /// the service, with the estimate a little too high rather than too low. A response that would take more fails its call
-    /// with [`ErrorKind::TooLarge`], and a request of the plugin with
-    /// [`Code::ResourceExhausted`](crate::Code::ResourceExhausted); so does an item of a stream, and ends it. The requests of
-    /// the host have the default limit in the plugin.
+    /// A few bytes can become a large struct: 4 MiB of empty messages in a repeated field take 320 MiB if their type has
+    /// 160 bytes. So what may take too much is measured before it is decoded, from the descriptors of the service, and
+    /// rather too high than too low. A response that would take more fails its call with
+    /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge), and a request of the plugin with
+    /// [`Code::ResourceExhausted`](crate::Code::ResourceExhausted); so does an item of a stream, and ends it. The requests
+    /// of the host have the default limit in the plugin.
     ///
     /// Not measured is what is not decoded by generated code: [`Peer::call`](crate::Peer::call) returns bytes. Nor are
     /// services whose [`DESCRIPTORS`](crate::Service::DESCRIPTORS) are empty, which somebody has written by hand. Messages
