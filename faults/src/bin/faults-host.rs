@@ -34,6 +34,14 @@ fn main() -> plug::Result<()> {
             std::thread::sleep(evil::HANG);
             Ok(())
         }
+        // Has a plugin start a process, whose id it writes to a file, and waits to be killed.
+        ["child", plugin, how, file] => {
+            let probe = load_probe(plugin)?;
+            std::fs::write(file, probe.act(format!("child {how}"))?)?;
+            say(&probe)?;
+            std::thread::sleep(evil::HANG);
+            Ok(())
+        }
         // Has a plugin that streams wait in a handler until that is cancelled, and waits to be killed.
         ["ask", plugin, what] => {
             let flow: FlowProxy = plug::Command::new(plugin).load()?.proxy()?;

@@ -81,6 +81,20 @@ fn p11_the_host_is_killed_while_the_plugin_is_idle() {
     case.finish();
 }
 
+/// The plugin ends by itself, since nothing keeps it: nobody else can end what it has started.
+#[test]
+fn p11_what_an_idle_plugin_has_started_ends_with_it() {
+    let case = Case::new();
+    let folder = Folder::new("p11-group");
+    let file = folder.join("child");
+    let host = Host::start(&case, &["child", EVIL, "linger", &file.display().to_string()]);
+    let child = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+    assert!(is_alive(child), "the plugin has started it");
+    host.kill();
+    wait_until("the end of what the plugin had started", || !is_alive(child));
+    case.finish();
+}
+
 #[test]
 fn p12_the_host_is_killed_while_handlers_spin_and_block() {
     let case = Case::new();

@@ -35,7 +35,7 @@ use crate::sys::process::{self as os, ExitFd};
 ///
 /// When the host is done, this returns, and the program may clean up: it has what is left of the grace that the host
 /// gives, see [`Command::stop_grace`](crate::Command::stop_grace). When the host is gone, handlers that do not return
-/// are given two seconds.
+/// are given two seconds, and what the plugin has started, in its process group, gets SIGTERM before this returns.
 ///
 /// # Errors
 ///
@@ -71,7 +71,12 @@ pub fn run_with<P: Plugin>(make: impl FnOnce(&Peer) -> Result<P>) -> Result<()> 
     let greet_by = Instant::now() + HOST_GREETS_WITHIN;
     let link = Link::new(connection::<P>(Some(greet_by), log::FEATURES), input, output, false)?;
     let key = HostWatch::register(&link)?;
-    serve(&link, key, make)
+    let served = serve(&link, key, make);
+    if !link.lock().core.is_leaving() {
+        // The host is gone, which would have ended what this process has started.
+        os::end_others_of_group();
+    }
+    served
 }
 
 /// Whether a host has started this process, or somebody to have it describe itself as a plugin, so that a program can be

@@ -112,6 +112,17 @@ pub(crate) fn kill_self() -> ! {
     std::process::abort()
 }
 
+/// Asks all other processes of the group that this one leads, as a plugin does, to end.
+pub(crate) fn end_others_of_group() {
+    let this = rustix::process::getpid();
+    if !this.is_init() {
+        // There is no such group unless this process leads it.
+        super::signals::ignoring_sigterm(|| {
+            let _ = rustix::process::kill_process_group(this, Signal::TERM);
+        });
+    }
+}
+
 /// The id of the process that started this one, if it is still there and visible.
 pub(crate) fn parent() -> Option<u32> {
     rustix::process::getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok())

@@ -21,3 +21,17 @@ pub(crate) fn reset() {
         }
     }
 }
+
+/// Runs `act` while this process ignores SIGTERM, from itself too.
+pub(crate) fn ignoring_sigterm(act: impl FnOnce()) {
+    // SAFETY: as in `reset`.
+    unsafe {
+        let mut ignore: libc::sigaction = std::mem::zeroed();
+        ignore.sa_sigaction = libc::SIG_IGN;
+        let mut before: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(libc::SIGTERM, &ignore, &mut before) == 0 {
+            act();
+            libc::sigaction(libc::SIGTERM, &before, std::ptr::null_mut());
+        }
+    }
+}
