@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio, exit};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
 use crate::{Adder, AdderService, Probe, ProbeService};
 
@@ -22,6 +23,8 @@ pub struct Evil {
     pub stop_file: Option<PathBuf>,
     /// What its start fails with.
     pub start_error: Option<String>,
+    /// Where its start says that it has begun, and waits to go on.
+    pub announce_in_start: Option<PathBuf>,
     gate: Mutex<Gate>,
     changed: Condvar,
 }
@@ -32,6 +35,7 @@ struct Gate {
     running: usize,
     most: usize,
     came: usize,
+    bloat: Vec<u8>,
 }
 
 impl plug::Plugin for Evil {
@@ -41,6 +45,9 @@ impl plug::Plugin for Evil {
     const VERSION: &'static str = "6.6.6";
 
     fn start(&self, _host: &plug::Peer) -> plug::Result<()> {
+        if let Some(file) = &self.announce_in_start {
+            announce(file)?;
+        }
         match &self.start_error {
             Some(error) => Err(error.as_str().into()),
             None => Ok(()),
@@ -114,6 +121,19 @@ impl Evil {
                 let (_reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
                     .map_err(io::Error::from)?;
                 fs::File::from(writer).write_all(&vec![0; 4 << 20])?;
+            }
+            // Until there is such a file, which it takes away.
+            "await" => {
+                wait_for(|| fs::exists(rest))?;
+                fs::remove_file(rest)?;
+            }
+            // The process becomes another program.
+            "exec" => return Err(Command::new("/bin/sleep").arg(rest).exec().into()),
+            // So many MiB that it really uses.
+            "bloat" => self.gate().bloat = vec![1; number()? << 20],
+            "no-more-threads" => {
+                let none = Rlimit { current: Some(0), maximum: Some(0) };
+                setrlimit(Resource::Nproc, none).map_err(io::Error::from)?;
             }
             "running" => said = self.gate().running.to_string(),
             "meet" => {
@@ -242,6 +262,31 @@ impl Evil {
     }
 }
 
+/// Writes this process's id into a file, and waits until somebody has written something else.
+///
+/// # Errors
+///
+/// If the file cannot be written or read, or nobody does.
+pub fn announce(file: impl AsRef<Path>) -> io::Result<()> {
+    let (file, id) = (file.as_ref(), std::process::id().to_string());
+    // At once, for who reads it.
+    let new = file.with_extension("new");
+    fs::write(&new, &id)?;
+    fs::rename(&new, file)?;
+    wait_for(|| Ok(fs::read_to_string(file)? != id))
+}
+
+fn wait_for(mut happened: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+    let begin = Instant::now();
+    while !happened()? {
+        if begin.elapsed() > HANG {
+            return Err(io::Error::other("it never happened"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 /// Ends this process with a signal.
 pub fn kill_self(signal: Signal) -> ! {
     loop {
@@ -300,18 +345,6 @@ pub fn fds() -> io::Result<String> {
     }
     open.retain(|_, target| !target.starts_with("/proc/"));
     Ok(open.iter().map(|(number, target)| format!("{number} {target}\n")).collect())
-}
-
-/// How much memory a process has, in KiB: a process id, or `self`.
-///
-/// # Errors
-///
-/// Without such a process, or without `/proc`.
-pub fn memory(pid: &str) -> io::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-    kib.ok_or_else(|| io::Error::other("a process without memory"))
 }
 
 #[expect(unconditional_recursion, reason = "as asked")]

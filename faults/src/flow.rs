@@ -14,6 +14,8 @@ pub struct Flowing {
     told: Arc<AtomicU64>,
     /// How many handlers wait to leave a file behind.
     asked: Arc<AtomicU64>,
+    /// How many handlers have begun to wait until they are cancelled.
+    waiting: Arc<AtomicU64>,
     /// How many items the streams of responses have made.
     made: Arc<AtomicU64>,
     /// Feed the streams that are fed later.
@@ -138,6 +140,7 @@ impl Flow for Flowing {
             "told" => Ok(self.told.load(Ordering::Relaxed).to_string()),
             // Until it is cancelled: then it counts. The other one says first that it is there.
             "wait" | "announce-and-wait" => {
+                self.waiting.fetch_add(1, Ordering::Relaxed);
                 if verb != "wait" {
                     home()?.say("waiting")?;
                 }
@@ -145,6 +148,7 @@ impl Flow for Flowing {
                 self.give_up();
                 Err(plug::Error::new(plug::Code::Cancelled, "nobody waits"))
             }
+            "waiting" => Ok(self.waiting.load(Ordering::Relaxed).to_string()),
             "given-up" => {
                 let wanted: u64 = rest.parse()?;
                 let (count, changed) = &*self.given_up;
@@ -214,7 +218,11 @@ impl Flow for Flowing {
         }
     }
 
-    fn tell(&self, _: String) -> plug::Result<()> {
+    fn tell(&self, what: String) -> plug::Result<()> {
+        if let Some(what) = what.strip_prefix("say ") {
+            // Nobody gets the result of this call; the host has what was said.
+            home()?.say(what)?;
+        }
         self.told.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

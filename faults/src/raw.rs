@@ -1,7 +1,7 @@
 //! A plugin without the runtime, that breaks the protocol.
 
 use std::fs::File;
-use std::io::{self, BufReader, Write as _};
+use std::io::{self, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::process::exit;
 use std::time::Duration;
@@ -89,6 +89,44 @@ pub fn play(way: &str, args: &[String]) -> io::Result<()> {
             raw.greet(&hello, &[])?;
             let open = raw.next_open()?;
             raw.write(&[echo(&open), echo(&open)].concat())?;
+            silence()
+        }
+        "bad" => {
+            raw.greet(&able_to_stream(hello), &[])?;
+            let open = raw.next_open()?;
+            raw.write(&[bad_frame(&args[0], open.call).bytes(), echo(&open)].concat())?;
+            raw.serve()
+        }
+        "call-back" => {
+            raw.greet(&hello, &[])?;
+            let open = raw.next_open()?;
+            let uninvited = Frame::open(2, number(0), &EchoRequest::default());
+            raw.write(&uninvited.bytes())?;
+            let answer = wire::read_frame(&mut raw.input)?.unwrap_or_default();
+            let said = format!("{} {} {}", answer.kind, answer.call, answer.code);
+            raw.write(&Frame::end(open.call, &ActResponse { said }).bytes())?;
+            raw.serve()
+        }
+        "garbage-from" => {
+            let from = number(0) as usize;
+            raw.output = garble(raw.output, from)?;
+            raw.greet(&hello, &[])?;
+            raw.serve()
+        }
+        "nested" => {
+            raw.greet(&hello, &[])?;
+            let open = raw.next_open()?;
+            // A field that nobody knows, with a group in a group in a group: a byte for each.
+            let payload = vec![0x1b; number(0) as usize];
+            raw.write(&Frame { payload, ..Frame::end(open.call, &()) }.bytes())?;
+            raw.serve()
+        }
+        "bloat-then-bogus" => {
+            raw.greet(&hello, &[])?;
+            raw.next_open()?;
+            let bloat = std::hint::black_box(vec![1_u8; (number(0) as usize) << 20]);
+            raw.write(BOGUS_LENGTH)?;
+            drop(bloat);
             silence()
         }
         "frame-of" => {
@@ -190,9 +228,14 @@ pub fn play(way: &str, args: &[String]) -> io::Result<()> {
             raw.greet(&Hello { features: args.to_vec(), ..hello }, &[])?;
             silence()
         }
-        "at-most" => {
+        "rounds-of" => {
             raw.greet(&Hello { max_calls: number(0), ..hello }, &[])?;
-            raw.serve()
+            loop {
+                let opens: io::Result<Vec<_>> = (0..number(0)).map(|_| raw.next_open()).collect();
+                for open in opens? {
+                    raw.write(&echo(&open))?;
+                }
+            }
         }
         "late" => {
             raw.greet(&hello, &[])?;
@@ -276,6 +319,62 @@ impl Raw {
             self.write(&echo(&open))?;
         }
     }
+}
+
+/// A hello with all that streams need.
+fn able_to_stream(hello: Hello) -> Hello {
+    let features = ["streams", "credit", "cancel"].map(str::to_owned).to_vec();
+    Hello { features, stream_window: 1 << 16, connection_window: 1 << 20, ..hello }
+}
+
+/// A frame that a plugin must not send while a call of its host is open.
+fn bad_frame(what: &str, call: u64) -> Frame {
+    let end = Frame::end(call, &EchoResponse::default());
+    match what {
+        "unknown-kind" => Frame { kind: 20, ..Frame::default() },
+        "ignorable-kind" => Frame { kind: wire::IGNORED, call: 5, flags: 99, ..Frame::default() },
+        "unknown-flags" => Frame { flags: 1 << 20 | 1, ..end },
+        "call-0" => Frame { call: 0, ..end },
+        "call-of-the-other-parity" => Frame { call: call + 1, ..end },
+        "open-with-an-id-of-the-host" => Frame { kind: wire::OPEN, method: 1, ..end },
+        "cancel-of-nothing" => Frame { kind: wire::CANCEL, call: call + 1, ..Frame::default() },
+        "absurd-credit" => Frame { kind: wire::CREDIT, credit: u64::MAX, ..Frame::default() },
+        "credit-that-shrinks" => Frame { kind: wire::CREDIT, credit: 1, ..Frame::default() },
+        other => panic!("there is no bad frame {other:?}"),
+    }
+}
+
+/// Passes bytes on up to one from which on they are random, 64 KiB of them. Then it ends, with this process, or every
+/// other time does not end.
+fn garble(to: File, from: usize) -> io::Result<File> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    std::thread::spawn(move || {
+        let (mut reader, mut to, mut at) = (File::from(reader), to, 0);
+        let mut buffer = [0; 1 << 10];
+        while let Ok(len @ 1..) = reader.read(&mut buffer) {
+            let good = len.min(from - at);
+            at += good;
+            let _ = to.write_all(&buffer[..good]);
+            if at == from {
+                // SplitMix64.
+                let mut state = from as u64;
+                let random = std::iter::repeat_with(|| {
+                    state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                    let mut bits = state;
+                    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                    (bits ^ (bits >> 31)).to_le_bytes()
+                });
+                let random: Vec<u8> = random.take(8 << 10).flatten().collect();
+                let _ = to.write_all(&random);
+                if from % 2 == 0 {
+                    exit(0);
+                }
+                silence();
+            }
+        }
+    });
+    Ok(writer.into())
 }
 
 /// The reply to an `Echo`, or to an `Act`, which says its payload too.

@@ -23,6 +23,10 @@ pub const OPEN: u32 = 2;
 pub const MESSAGE: u32 = 3;
 /// Ends a call.
 pub const END: u32 = 4;
+/// Wants no more of a call.
+pub const CANCEL: u32 = 5;
+/// Lets the other side send more.
+pub const CREDIT: u32 = 6;
 /// Wants no more calls.
 pub const GOODBYE: u32 = 9;
 /// A kind that receivers ignore.
@@ -47,6 +51,9 @@ pub struct Frame {
     /// The length of a message that comes in several pieces, on the first.
     #[prost(uint64, tag = "7")]
     pub total: u64,
+    /// How much may have been sent in all.
+    #[prost(uint64, tag = "8")]
+    pub credit: u64,
     /// 0, or a status code.
     #[prost(uint32, tag = "9")]
     pub code: u32,
@@ -80,6 +87,12 @@ pub struct Hello {
     /// What it can do beyond the base.
     #[prost(string, repeated, tag = "9")]
     pub features: Vec<String>,
+    /// How much of a stream may be under way to it.
+    #[prost(uint64, tag = "11")]
+    pub stream_window: u64,
+    /// How much of all streams together.
+    #[prost(uint64, tag = "12")]
+    pub connection_window: u64,
 }
 
 /// A service in a hello.

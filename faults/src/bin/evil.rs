@@ -61,6 +61,8 @@ fn main() -> plug::Result<()> {
             // What it does after its host is done: it takes longer than a plugin may that just goes on.
             "--clean-up" => clean_up = Some(value.to_owned()),
             "--fail" => evil.start_error = Some(value.to_owned()),
+            "--announce-before-hello" => evil::announce(value)?,
+            "--announce-in-start" => evil.announce_in_start = Some(value.into()),
             "--slow-start" => std::thread::sleep(Duration::from_millis(value.parse()?)),
             "--pipes" => evil::resize_pipes(value.parse()?)?,
             // What a program built with panic=abort does.

@@ -1,13 +1,15 @@
 //! A host in a process of its own: for what happens when a host ends, and for counting what it has.
 
 use std::io::{self, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process;
 use std::time::{Duration, Instant};
 
 use plug::Proxy as _;
 use plug_faults::flow::FlowProxy;
-use plug_faults::{ProbeProxy, evil, load_probe};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use plug_faults::{ProbeProxy, census, evil, load_probe};
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions, setrlimit};
 
 fn main() -> plug::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -62,14 +64,122 @@ fn main() -> plug::Result<()> {
             std::thread::sleep(evil::HANG);
             Ok(())
         }
+        // Loads a plugin that does not get that far, and waits to be killed.
+        ["load", plugin, option] => {
+            let _probe = plug::Command::new(plugin).arg(option).start_timeout(evil::HANG).load()?;
+            Err("it was loaded".into())
+        }
+        // Starts itself in a terminal, and waits for its end, as a shell does.
+        ["shell", terminal, plugin, go] => {
+            rustix::process::setsid().map_err(io::Error::from)?;
+            let terminal = std::fs::File::options().read(true).write(true).open(terminal)?;
+            let mut host = process::Command::new(std::env::current_exe()?);
+            let mut host = host.args(["answered", plugin, go]).process_group(0).spawn()?;
+            let group = Pid::from_child(&host);
+            rustix::termios::tcsetpgrp(terminal, group).map_err(io::Error::from)?;
+            process::exit(host.wait()?.code().unwrap_or(1))
+        }
+        // Has a call under way until there is a file.
+        ["answered", plugin, go] => {
+            let probe = load_probe(plugin)?;
+            let call = std::thread::spawn({
+                let (probe, act) = (probe.clone(), format!("await {go}"));
+                move || probe.act(act)
+            });
+            while probe.act("running")? != "2" {}
+            say(&probe)?;
+            assert_eq!(call.join().map_err(|_| "it panicked")??, "done");
+            probe.peer().stop(evil::HANG)
+        }
+        // Has a plugin exit with code 3, and says what it sees of that. The plugin has a child in its group.
+        ["exits", plugin] => exits(plugin),
+        // The same, while another thread waits for whatever child ends.
+        ["robbed", plugin] => {
+            std::thread::spawn(|| {
+                loop {
+                    // There is no child between two plugins.
+                    if rustix::process::wait(WaitOptions::empty()).is_err() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            });
+            (0..20).try_for_each(|_| exits(plugin))
+        }
+        // Loads a plugin with each number of descriptors, until there are enough.
+        ["few-files", plugin] => {
+            // The watcher keeps three.
+            drop(load_probe(plugin)?);
+            settle(6 + 3)?;
+            let files = rustix::process::getrlimit(Resource::Nofile);
+            let before = entries("/proc/self/fd")?;
+            for more in 0..100 {
+                let current = Some(before as u64 - 1 + more);
+                setrlimit(Resource::Nofile, Rlimit { current, ..files })
+                    .map_err(io::Error::from)?;
+                let loaded = load_probe(plugin).and_then(|probe| probe.echo("few"));
+                setrlimit(Resource::Nofile, files).map_err(io::Error::from)?;
+                settle(before)?;
+                match loaded {
+                    Ok(_) => {
+                        println!("{more} descriptors are enough");
+                        return Ok(());
+                    }
+                    Err(error) => println!("{more}: {:?}: {error}", error.kind()),
+                }
+            }
+            Err("it is never enough".into())
+        }
+        // Loads a plugin while there can be no more processes of this user.
+        ["few-processes", plugin] => {
+            drop(load_probe(plugin)?);
+            settle(6 + 3)?;
+            let processes = rustix::process::getrlimit(Resource::Nproc);
+            let none = Rlimit { current: Some(0), ..processes };
+            setrlimit(Resource::Nproc, none).map_err(io::Error::from)?;
+            let error = load_probe(plugin).err().ok_or("it was loaded")?;
+            println!("{:?}: {error}", error.kind());
+            settle(6 + 3)?;
+            setrlimit(Resource::Nproc, processes).map_err(io::Error::from)?;
+            load_probe(plugin)?.peer().stop(evil::HANG)
+        }
+        // Has a plugin that can start no thread wait in a handler, and asks other things of it.
+        ["few-threads", plugin, go] => {
+            let probe = load_probe(plugin)?;
+            probe.act("no-more-threads")?;
+            let call = |act: String| {
+                let probe = probe.clone();
+                std::thread::spawn(move || probe.act(act))
+            };
+            let slow = call(format!("await {go}"));
+            let beside = call("most".to_owned());
+            // Control frames pass, whatever the one thread does.
+            for _ in 0..10 {
+                probe.peer().ping(Duration::from_secs(20))?;
+            }
+            std::fs::write(go, "")?;
+            for call in [slow, beside] {
+                println!("{}", call.join().map_err(|_| "it panicked")??);
+            }
+            probe.peer().stop(evil::HANG)
+        }
+        // Loads and uses a plugin.
+        ["use", plugin] => {
+            let probe = load_probe(plugin)?;
+            assert_eq!(probe.echo("used")?, b"used");
+            probe.act("eprint heard")?;
+            let heard = probe.peer().stderr_lines().and_then(|mut lines| lines.next());
+            println!("{}", heard.unwrap_or_default());
+            probe.peer().stop(evil::HANG)
+        }
         // Starts and drops so many streams, and says now and then how much memory both sides have, in KiB.
         ["pairs", plugin, count] => {
             let flow: FlowProxy = plug::Command::new(plugin).load()?.proxy()?;
-            let plugin = flow.peer().pid().unwrap_or_default().to_string();
+            let plugin = flow.peer().pid().unwrap_or_default();
             let count: u64 = count.parse()?;
             for pair in 0..=count {
                 if pair % (count / 10) == 0 {
-                    println!("{} {}", evil::memory("self")?, evil::memory(&plugin)?);
+                    let kib = |pid| census::rss(pid).unwrap_or_default();
+                    println!("{} {}", kib(process::id()), kib(plugin));
                 }
                 drop(flow.count(u64::MAX, 10_u64)?);
             }
@@ -143,6 +253,43 @@ fn main() -> plug::Result<()> {
         }
         _ => Err("wrong arguments".into()),
     }
+}
+
+/// Has a plugin exit with code 3, and says what it sees of that.
+fn exits(plugin: &str) -> plug::Result<()> {
+    let before = entries("/proc/self/fd")?;
+    let probe = load_probe(plug::Command::new(plugin).arg("--child=linger"))?;
+    // It can wait for children of its own.
+    probe.act("child-print x")?;
+    let child = probe.act("children")?;
+    let call = std::thread::spawn({
+        let probe = probe.clone();
+        move || probe.act("hang")
+    });
+    while probe.act("running")? != "2" {}
+    let errors = [probe.act("exit 3").err(), call.join().map_err(|_| "it panicked")?.err()];
+    for error in errors {
+        let error = error.ok_or("a plugin that has exited answers")?;
+        let exit = error.exit().ok_or("an exit without status")?;
+        println!("{:?} {:?} by host: {}", error.kind(), exit.status(), exit.by_host());
+    }
+    println!("child {child}");
+    drop(probe);
+    // The watcher with its three may be new.
+    settle(before + 3)
+}
+
+/// Waits until nothing of a plugin is left, and not more than so many descriptors.
+fn settle(fds: usize) -> plug::Result<()> {
+    let begin = Instant::now();
+    while children()? > 0 || entries("/proc/self/fd")? > fds {
+        if begin.elapsed() > Duration::from_secs(20) {
+            let left = format!("{} children, descriptors:\n{}", children()?, evil::fds()?);
+            return Err(format!("this is left: {left}").into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 fn load(command: plug::Command) -> plug::Result<ProbeProxy> {

@@ -7,18 +7,20 @@
 //! - descriptors: all of the process;
 //! - threads: those that the runtime makes, by their names, since the test harness has threads that come
 //!   and go;
-//! - children: all processes whose parent is this one, zombies included.
+//! - children: all processes whose parent is this one, zombies included;
+//! - calls: all that a test does on another thread with [`start`], which returns once for each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use plug::{Command, ErrorKind, ExitStatus, Proxy as _};
-use plug_faults::census::Census;
 pub(crate) use plug_faults::census::is_alive;
+use plug_faults::census::{Census, Stat};
 use plug_faults::{ProbeProxy, load_probe};
 use rustix::process::{Pid, Signal};
 
@@ -29,6 +31,13 @@ pub(crate) const BOUND: Duration = Duration::from_secs(30);
 pub(crate) const SOON: Duration = Duration::from_secs(2);
 
 static TURN: Mutex<()> = Mutex::new(());
+
+/// What other threads do for the test whose turn it is, by a number that counts up.
+static PENDING: Mutex<BTreeMap<u64, String>> = Mutex::new(BTreeMap::new());
+
+fn pending() -> MutexGuard<'static, BTreeMap<u64, String>> {
+    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One test, from the count before to the count after.
 pub(crate) struct Case {
@@ -41,6 +50,8 @@ impl Case {
     /// Waits for its turn, has the watcher started, and counts.
     pub(crate) fn new() -> Case {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of one that has failed.
+        pending().clear();
         drop(plug::in_process(plug_faults::evil::Evil::default()).unwrap());
         wait_until("an idle process before the test", || {
             let now = Census::now().unwrap();
@@ -87,21 +98,32 @@ impl Case {
             let more = Census::now().unwrap().beyond(&self.before);
             let pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
             let alive: Vec<_> = pids.iter().copied().filter(|&pid| is_alive(pid)).collect();
-            (more, alive)
+            (more, alive, pending().clone())
         };
         let begin = Instant::now();
         loop {
-            let (more, alive) = left();
-            if more == Census::default() && alive.is_empty() {
+            let (more, alive, pending) = left();
+            if more == Census::default() && alive.is_empty() && pending.is_empty() {
                 return;
             }
             assert!(
                 begin.elapsed() < BOUND,
-                "{when}, this is left: {more:?}, and these processes live: {alive:?}"
+                "{when}, this is left: {more:?}, these processes live: {alive:?}, and these calls have not come to \
+                 their end: {pending:?}"
             );
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Whether a process was stopped by a signal, and can be continued.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.state == 'T')
+}
+
+/// The process that has started another, which must be there.
+pub(crate) fn parent(pid: u32) -> u32 {
+    Stat::of(pid).expect("it is there").parent
 }
 
 /// The evil plugin, with arguments.
@@ -144,6 +166,16 @@ pub(crate) fn output(command: &mut std::process::Command) -> String {
     text
 }
 
+/// A child that a test which fails does not leave to the others.
+pub(crate) struct KillOnDrop(pub(crate) std::process::Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The process of a plugin.
 pub(crate) fn pid(probe: &ProbeProxy) -> u32 {
     probe.peer().pid().expect("it has a process of its own")
@@ -158,6 +190,12 @@ pub(crate) fn kill(pid: u32) {
 pub(crate) fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid.try_into().unwrap()).expect("a process id is not 0");
     rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// How much of something a person wants who runs a test by hand: what an environment variable says.
+pub(crate) fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
 }
 
 /// Waits, in small steps, for something that must happen.
@@ -184,14 +222,34 @@ pub(crate) fn start<T: Send + 'static>(
 ) -> Pending<T> {
     let what = what.into();
     let (sender, done) = channel();
+    let is_pending = IsPending::begin(&what);
     let run = move || {
         let result = act();
+        drop(is_pending);
         // Nobody listens any more if the test has failed.
         let _ = sender.send((result, Instant::now()));
     };
     // A thousand of them are no trouble.
     std::thread::Builder::new().stack_size(256 << 10).spawn(run).unwrap();
     Pending { what, bound: BOUND, done, is: None }
+}
+
+/// Something is under way, until this is dropped.
+struct IsPending(u64);
+
+impl IsPending {
+    fn begin(what: &str) -> IsPending {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        pending().insert(number, what.to_owned());
+        IsPending(number)
+    }
+}
+
+impl Drop for IsPending {
+    fn drop(&mut self) {
+        pending().remove(&self.0);
+    }
 }
 
 impl<T> Pending<T> {
@@ -270,6 +328,12 @@ impl Folder {
         let path = std::env::temp_dir().join(unique);
         fs::create_dir_all(&path).unwrap();
         Folder(path)
+    }
+
+    /// Lets other users make and remove files in it.
+    pub(crate) fn open_to_all(&self) {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(&self.0, fs::Permissions::from_mode(0o777)).unwrap();
     }
 
     pub(crate) fn join(&self, name: &str) -> std::path::PathBuf {

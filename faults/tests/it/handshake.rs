@@ -15,6 +15,7 @@ use crate::aftermath::{
     wait_until,
 };
 use crate::raw_host::RawHost;
+use crate::terminal::Terminal;
 
 #[test]
 fn h1_a_program_that_exits_is_no_plugin() {
@@ -57,7 +58,8 @@ fn h3_a_program_that_says_nothing_is_given_up() {
 #[test]
 fn h3_also_one_that_prints_all_the_time() {
     let case = Case::new();
-    let timeout = Duration::from_millis(300);
+    // Long enough for a shell to begin with it, also on a busy machine.
+    let timeout = SOON;
     let begin = Instant::now();
     let error = Command::new("/bin/sh")
         .args(["-c", "while :; do echo still starting >&2; done"])
@@ -211,13 +213,8 @@ fn h8_a_file_that_is_just_being_written_is_tried_again() {
 /// What a person sees who starts a plugin in a terminal.
 #[test]
 fn h10_started_by_hand_it_says_what_it_is() {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let case = Case::new();
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let keyboard = openpt(flags).unwrap();
-    grantpt(&keyboard).unwrap();
-    unlockpt(&keyboard).unwrap();
-    let name = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
+    let Terminal { keyboard, name } = Terminal::new();
     let terminal = || {
         // Not to become the terminal of the test.
         let flags =
@@ -239,7 +236,7 @@ fn h10_started_by_hand_it_says_what_it_is() {
     drop(command);
     let mut text = Vec::new();
     // Once nobody has the terminal open, reading what it shows ends with an error.
-    let _ = fs::File::from(keyboard).read_to_end(&mut text);
+    let _ = { keyboard }.read_to_end(&mut text);
     let text = String::from_utf8(text).unwrap();
     assert_eq!(text.matches("evil is a plugin").count(), 2, "{text}");
     assert!(text.contains("probe.Probe, probe.Adder"), "{text}");
@@ -276,9 +273,9 @@ fn h12_a_plugin_that_dies_after_its_hello_fails_the_first_call_unsent() {
 }
 
 #[test]
-fn h13_many_loads_at_once_get_their_own_pipes() {
+fn h13_two_hundred_loads_at_once_get_their_own_pipes() {
     let case = Case::new();
-    let loads: Vec<_> = (0..16)
+    let loads: Vec<_> = (0..40)
         .map(|thread| {
             start("some loads", move || {
                 let load = |index| {
@@ -287,7 +284,7 @@ fn h13_many_loads_at_once_get_their_own_pipes() {
                     assert_eq!(probe.echo(payload.clone()).unwrap(), payload);
                     (pid(&probe), probe.act("fds").unwrap(), probe)
                 };
-                (0..6).map(load).collect::<Vec<_>>()
+                (0..5).map(load).collect::<Vec<_>>()
             })
         })
         .collect();
@@ -295,7 +292,7 @@ fn h13_many_loads_at_once_get_their_own_pipes() {
     let mut pids: Vec<_> = loaded.iter().map(|(pid, ..)| *pid).collect();
     pids.sort();
     pids.dedup();
-    assert_eq!(pids.len(), 96);
+    assert_eq!(pids.len(), 200);
     let mut owners = std::collections::BTreeMap::new();
     for (pid, fds, _) in &loaded {
         let pipes = fds.lines().filter_map(|line| Some(line.split_once(' ')?.1));

@@ -6,11 +6,14 @@
 mod aftermath;
 mod calls;
 mod chaos;
+mod drops;
 mod ends;
 mod exits;
 mod flow;
 mod framing;
 mod handshake;
+mod hostile;
+mod hosts;
 mod limits;
 #[cfg(feature = "tracing")]
 mod logs;
@@ -20,4 +23,5 @@ mod raw_host;
 mod schema;
 mod stdio;
 mod streams;
+mod terminal;
 mod user;

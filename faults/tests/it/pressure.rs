@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use plug::{CancelToken, Delivery, ErrorKind, Proxy as _};
 
-use crate::aftermath::{BOUND, Case, Folder, helper, in_time, raw, start, wait_until};
+use crate::aftermath::{BOUND, Case, Folder, helper, in_time, number, raw, start, wait_until};
 use crate::streams::{FLOWING, flowing};
 
 /// A host of its own makes them, since the other tests of this process take memory too. `PLUG_FAULTS_PAIRS` has it make
@@ -12,7 +12,7 @@ use crate::streams::{FLOWING, flowing};
 #[test]
 fn c5_starting_and_cancelling_takes_no_memory() {
     let case = Case::new();
-    let pairs = std::env::var("PLUG_FAULTS_PAIRS").unwrap_or_else(|_| "100000".to_owned());
+    let pairs = number("PLUG_FAULTS_PAIRS").unwrap_or(100_000).to_string();
     let begin = Instant::now();
     let text = helper(&["pairs", FLOWING, &pairs]);
     let sizes: Vec<Vec<u64>> = text
@@ -55,22 +55,20 @@ fn c6_a_deadline_ends_calls_to_a_plugin_that_does_not_read() {
     case.finish();
 }
 
+/// The plugin takes 1024 calls, and answers none of them before it has as many; the others wait in their threads.
 #[test]
 fn c11_ten_thousand_calls_at_once_against_a_limit() {
     let case = Case::new();
-    let probe = case.load(raw(&["at-most", "16"]));
-    let threads: Vec<_> = (0..500_u32)
-        .map(|thread| {
+    let probe = case.load(raw(&["rounds-of", "1024"]));
+    let calls: Vec<_> = (0..10_240_u32)
+        .map(|call| {
             let probe = probe.clone();
-            start(format!("thread {thread}"), move || {
-                for index in 0..20_u32 {
-                    let payload = [thread.to_be_bytes(), index.to_be_bytes()].concat();
-                    assert_eq!(probe.echo(payload.clone()).unwrap(), payload);
-                }
+            start(format!("call {call}"), move || {
+                assert_eq!(probe.echo(call.to_be_bytes()).unwrap(), call.to_be_bytes());
             })
         })
         .collect();
-    threads.into_iter().for_each(crate::aftermath::Pending::get);
+    calls.into_iter().for_each(crate::aftermath::Pending::get);
     drop(probe);
     case.finish();
 }

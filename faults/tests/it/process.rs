@@ -6,14 +6,15 @@ use plug::{Code, Delivery, ErrorKind, ExitStatus, Proxy as _};
 use rustix::process::Signal;
 
 use crate::aftermath::{
-    Case, assert_exited, assert_soon, evil, hang, in_time, is_alive, kill, pid, raw, signal, start,
-    wait_until,
+    Case, assert_exited, assert_soon, evil, hang, in_time, is_alive, kill, number, pid, raw,
+    signal, start, wait_until,
 };
 
 const SIGKILL: ExitStatus = ExitStatus::Signal(9);
 
+/// As the kernel does that is out of memory.
 #[test]
-fn p1_killed_while_idle() {
+fn p1_r8_killed_while_idle() {
     let case = Case::new();
     let probe = case.evil(&[]);
     assert_eq!(probe.echo("before").unwrap(), b"before");
@@ -139,6 +140,37 @@ fn p5_a_panic_that_aborts_ends_the_process() {
     case.finish();
 }
 
+/// Its pipes end where the other program begins, which is told to end, and does not read that.
+#[test]
+fn p27_a_plugin_that_becomes_another_program_is_ended() {
+    let case = Case::new();
+    let probe = case.evil(&[]);
+    let pid = pid(&probe);
+    let beside = hang(&probe, "hang");
+    let error = in_time("the call", move || probe.act("exec 100").unwrap_err());
+    for error in [error, beside.get().unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Exited, "{error:?}");
+        assert_eq!(error.delivery(), Delivery::MayHaveRun);
+        assert!(error.exit().unwrap().by_host(), "{error:?}");
+        assert_eq!(error.exit().unwrap().pid(), pid);
+    }
+    case.finish();
+}
+
+/// It ends as far as its host can see, and what it has become goes on, with all of its pipes.
+#[test]
+fn p27_a_plugin_that_becomes_a_daemon_has_ended() {
+    let case = Case::new();
+    let probe = case.load(
+        plug::Command::new(crate::aftermath::EVIL).args(["raw-with-survivor", "hello-then-exit"]),
+    );
+    let error = in_time("the call", move || probe.echo("first").unwrap_err());
+    assert_exited(&error, ExitStatus::Code(3));
+    let daemon = error.stderr().and_then(|text| text.strip_prefix("survivor "));
+    kill(daemon.expect("it says its id").parse().unwrap());
+    case.finish();
+}
+
 #[test]
 fn p6_an_exit_in_a_handler_is_an_error_also_with_code_0() {
     let case = Case::new();
@@ -153,12 +185,13 @@ fn p6_an_exit_in_a_handler_is_an_error_also_with_code_0() {
     case.finish();
 }
 
+/// `PLUG_FAULTS_REPLIES` has it take more than 300 of them.
 #[test]
 fn p7_the_last_reply_is_delivered_before_the_exit() {
     let case = Case::new();
     // A page and less, and as much as fits into the pipe beside the frame's head.
     let sizes = [10, 4000, 65_000];
-    for round in 0..100 {
+    for round in 0..number("PLUG_FAULTS_REPLIES").unwrap_or(300) / 3 {
         for size in sizes {
             let probe = case.load(raw(&["reply-then-exit", &size.to_string()]));
             let reply = {

@@ -1,13 +1,13 @@
 //! A host without the runtime.
 
 use std::io::{self, BufReader, Read as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use plug::prost::Message;
 use plug_faults::wire::{self, Frame, Hello};
 
-use crate::aftermath::{BOUND, EVIL};
+use crate::aftermath::{BOUND, EVIL, KillOnDrop};
 
 /// The evil plugin, started by hand.
 pub(crate) struct RawHost {
@@ -61,16 +61,6 @@ impl RawHost {
         child.0.stderr.take().unwrap().read_to_end(&mut printed).unwrap();
         let status = child.0.wait().unwrap();
         (status.code(), String::from_utf8_lossy(&printed).into_owned())
-    }
-}
-
-/// A child that a test which fails does not leave to the others.
-struct KillOnDrop(Child);
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -11,6 +11,7 @@ use plug_faults::{ProbeProxy, load_probe};
 
 use crate::aftermath::{BOUND, Case, EVIL, assert_soon, evil, in_time, start};
 use crate::ends::Host;
+use crate::terminal::Terminal;
 
 /// The next line that a plugin prints and that has something to do with the test.
 fn line_with(probe: &ProbeProxy, text: &str) -> String {
@@ -199,7 +200,7 @@ fn what_is_forwarded_comes_line_by_line_and_escaped() {
     let case = Case::new();
     let args = ["forward", EVIL, "eprint one", "bytes", "print two"];
     let mut host = Host::start_with(&case, &args, Stdio::piped());
-    let printed = BufReader::new(host.child.stderr.take().unwrap()).lines();
+    let printed = BufReader::new(host.child.0.stderr.take().unwrap()).lines();
     let lines: Vec<String> = in_time("three lines", move || printed.take(3).flatten().collect());
     let bytes = "nul \\u{0}, bad \u{fffd}\u{fffd}, red \\u{1b}[31m, bell \\u{7}";
     assert_eq!(lines, ["one", bytes, "two"]);
@@ -227,16 +228,16 @@ fn s5_forwarding_to_a_stderr_that_takes_nothing_stops_nobody() {
 #[test]
 fn s10_a_terminal_that_stops_who_writes_in_the_background_does_not_stop_a_plugin() {
     let case = Case::new();
-    let (keyboard, terminal) = crate::ends::terminal();
-    let screen = BufReader::new(std::fs::File::from(keyboard.try_clone().unwrap()));
-    let args = ["forward-to-terminal", &terminal, EVIL, "eprint on the screen"];
+    let terminal = Terminal::new();
+    let screen = BufReader::new(terminal.keyboard.try_clone().unwrap());
+    let args = ["forward-to-terminal", &terminal.name, EVIL, "eprint on the screen"];
     // It says which process the plugin is when that has printed.
     let host = Host::start(&case, &args);
     let line = in_time("a line on the screen", move || screen.lines().next().unwrap().unwrap());
     assert_eq!(line, "on the screen");
     host.kill();
     // Until then, since its end would be that of the session.
-    drop(keyboard);
+    drop(terminal);
     case.finish();
 }
 

@@ -27,23 +27,25 @@ fn r6_the_pipes_of_this_run_hold_what_it_says() {
 #[test]
 fn r6_four_hundred_plugins_of_one_user() {
     let case = Case::new();
-    let mut command = Command::new(AS);
-    // The pipes of root are not counted.
-    if rustix::process::geteuid().is_root() {
-        command.arg("--user=nobody");
-        if !is_able(Command::new(AS).args(["--user=nobody", HOST, "nothing"])) {
-            println!("SKIPPED: nobody may not run {HOST}");
-            return;
-        }
-    }
-    let text = output(command.args([HOST, "many", EVIL, "400"]));
+    let Some(mut command) = as_another(&["many", EVIL, "400"]) else { return };
+    let text = output(&mut command);
     print!("{text}");
     assert!(text.contains("children after 0"), "{text}");
     assert!(text.contains("new pipes hold 8192"), "{text}");
     case.finish();
 }
 
-/// Whether a program can be run at all.
-fn is_able(command: &mut Command) -> bool {
-    command.output().is_ok_and(|output| output.status.success())
+/// The helper host as a user that limits hold for: not as root.
+pub(crate) fn as_another(args: &[&str]) -> Option<Command> {
+    let mut command = Command::new(AS);
+    if rustix::process::geteuid().is_root() {
+        command.arg("--user=nobody");
+        let is_able = Command::new(AS).args(["--user=nobody", HOST, "nothing"]).output();
+        if !is_able.is_ok_and(|output| output.status.success()) {
+            println!("SKIPPED: nobody may not run {HOST}");
+            return None;
+        }
+    }
+    command.arg(HOST).args(args);
+    Some(command)
 }

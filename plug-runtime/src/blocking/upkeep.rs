@@ -71,8 +71,9 @@ impl Link {
                 state.armed = watcher::arm(*key, Source::Input, &self.input).is_ok();
             }
         }
-        if help > 0 {
-            self.promote(state, help);
+        if help > 0 && !self.promote(state, help) && is_plugin {
+            // All threads that there can be are in handlers: pings, cancels and credit are the watcher's then.
+            self.handle_readable();
         }
         busy
     }

@@ -351,8 +351,9 @@ impl Link {
         self.lock()
     }
 
-    /// Gets that many more workers going, as far as the limit on calls allows.
-    pub(super) fn promote(self: &Arc<Self>, mut state: MutexGuard<'_, State>, help: usize) {
+    /// Gets that many more workers going, as far as the limit on calls allows. Says whether the system lets it make
+    /// those that are to be made.
+    pub(super) fn promote(self: &Arc<Self>, mut state: MutexGuard<'_, State>, help: usize) -> bool {
         let woken = help.min(state.workers.parked);
         let at_most = match state.core.own().max_calls {
             0 => usize::MAX,
@@ -383,9 +384,10 @@ impl Link {
                 let mut state = self.lock();
                 state.workers.threads -= made - made_before;
                 state.workers.called -= made - made_before;
-                return;
+                return false;
             }
         }
+        true
     }
 }
 
