@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
-use crate::{Adder, AdderService, Probe, ProbeService};
+use crate::{Adder, AdderService, Again, AgainService, Probe, ProbeService};
 
 /// The plugin.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ struct Gate {
 }
 
 impl plug::Plugin for Evil {
-    type Services = (ProbeService, AdderService);
+    type Services = (ProbeService, AdderService, AgainService);
 
     const NAME: &'static str = "evil";
     const VERSION: &'static str = "6.6.6";
@@ -64,6 +64,16 @@ impl plug::Plugin for Evil {
 impl Adder for Evil {
     fn add(&self, a: i64, b: i64) -> plug::Result<i64> {
         Ok(a.wrapping_add(b))
+    }
+}
+
+impl Again for Evil {
+    fn redo(&self, what: String) -> plug::Result<String> {
+        self.act_so(&what)
+    }
+
+    fn look(&self, what: String) -> plug::Result<String> {
+        self.act_so(&what)
     }
 }
 
@@ -107,12 +117,26 @@ impl Evil {
             "segfault" => kill_self(Signal::SEGV),
             "overflow" => said = overflow(1).to_string(),
 
+            // It dies of it, each time or the first time; the file has a line for each.
+            "die-of" => {
+                append(rest)?;
+                exit(7)
+            }
+            "die-once-of" => {
+                let times = append(rest)?;
+                if times == 1 {
+                    exit(7);
+                }
+                said = times.to_string();
+            }
+
             // Hangs, none of them for ever
             "hang" => std::thread::sleep(HANG),
             "nap" => std::thread::sleep(Duration::from_millis(rest.parse()?)),
             "spin" => {
                 let begin = Instant::now();
-                while begin.elapsed() < HANG {
+                let at_most = rest.parse().map_or(HANG, Duration::from_millis);
+                while begin.elapsed() < at_most {
                     std::hint::spin_loop();
                 }
             }
@@ -285,6 +309,17 @@ fn wait_for(mut happened: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// Adds a line with the id of this process to a file, and returns how many lines it has then.
+///
+/// # Errors
+///
+/// If it cannot be written.
+pub fn append(file: &str) -> io::Result<usize> {
+    let mut opened = fs::File::options().create(true).append(true).open(file)?;
+    writeln!(opened, "{}", std::process::id())?;
+    Ok(fs::read_to_string(file)?.lines().count())
 }
 
 /// Ends this process with a signal.

@@ -119,7 +119,7 @@ impl<S: Service> Caller<S> {
         Q: Message + 'static,
         R: Message + Default,
     {
-        self.streaming(method, Requests::<Q>::Stream(Box::new(requests)))
+        self.streaming(method, Requests::<Q>::Stream(Some(Box::new(requests))))
     }
 
     fn streaming<Q, R>(&self, method: u32, requests: Requests<'_, Q>) -> Result<Stream<R>>
@@ -139,10 +139,12 @@ impl<S: Service> Caller<S> {
         let Some(number) = self.methods[method as usize] else {
             return Err(self.missing(method));
         };
-        let kind = S::METHODS[method as usize].kind();
-        self.peer
-            .outbound(number, kind, self.options.as_deref())
-            .map_err(|error| self.name(method, error))
+        let called = &S::METHODS[method as usize];
+        let outbound = self.peer.outbound(number, called.kind(), self.options.as_deref());
+        match outbound {
+            Ok(outbound) => Ok(Outbound { is_idempotent: called.is_idempotent(), ..outbound }),
+            Err(error) => Err(self.name(method, error)),
+        }
     }
 
     fn decode<R: Message + Default>(&self, method: u32, response: Result<Bytes>) -> Result<R> {

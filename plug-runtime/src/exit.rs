@@ -26,7 +26,7 @@ pub enum ExitCause {
     /// This host ended it, because it broke the protocol, or went on for long after it had closed its side of the
     /// connection.
     Protocol,
-    /// This host ended it, because it gave no sign of life.
+    /// This host ended it, because it gave no sign of life: see [`Command::heartbeat`](crate::Command::heartbeat).
     Unresponsive,
     /// The system ended it, because it used more than it was allowed to, where the system says so: SIGXCPU for
     /// processor time, SIGXFSZ for a file. (What fails for lack of memory mostly ends with an abort: a crash.)

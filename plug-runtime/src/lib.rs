@@ -15,6 +15,8 @@
 //!   [`Command::timeout`]. A handler finds them in [`Call::current`], and what it calls in turn inherits the first two.
 //! - **A plugin calls its host** with a proxy for what [`Command::serve`] offers. It gets it from the [`Peer`] in
 //!   [`Plugin::start`], [`run_with`] or [`Call::peer`], where it finds its [configuration](Peer::config), too.
+//! - **When a plugin ends**, [`Command::on_exit`] tells how and why. [`Command::restart`] starts it again, and
+//!   [`Command::heartbeat`] ends one that hangs as a whole.
 //! - **What a plugin is** tells [`Command::describe`] without loading it, and [`Peer::description`] of one that runs;
 //!   [`Peer::call`] calls a method by its name.
 //! - **What a plugin prints** is in [`Peer::stderr_lines`] and in errors, and goes where [`Command::forward_stderr`] and
@@ -163,6 +165,7 @@ mod peer;
 mod plugin;
 mod process;
 mod protocol;
+mod restart;
 mod service;
 mod stream;
 mod sync;
@@ -182,6 +185,7 @@ pub use offer::Offer;
 pub use peer::Peer;
 pub use plugin::Plugin;
 pub use process::{Command, StderrLines};
+pub use restart::Restart;
 #[doc(hidden)]
 pub use service::codegen;
 pub use service::{Method, MethodKind, Serve, Service, Services};

@@ -73,11 +73,13 @@ fn is_key(key: &str) -> bool {
 }
 
 /// A call as it leaves: what the proxy, the command and the call that is being served come to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Outbound<'a> {
     /// The number of the method in the other side's hello.
     pub(crate) method: u32,
     pub(crate) kind: MethodKind,
+    /// Whether it may run twice.
+    pub(crate) is_idempotent: bool,
     /// When this side stops waiting.
     pub(crate) deadline: Option<Instant>,
     /// The call of the other side, over the same connection, whose handler makes this one. 0: none.
@@ -128,7 +130,14 @@ impl<'a> Outbound<'a> {
         };
         let cancel = [own, inherited];
         let span = CallSpan::current();
-        Ok(Outbound { method, kind, deadline, within, metadata, cancel, span })
+        let is_idempotent = false;
+        Ok(Outbound { method, kind, is_idempotent, deadline, within, metadata, cancel, span })
+    }
+
+    /// The same call over another connection.
+    pub(crate) fn over(&self, link: &Arc<Link>) -> Outbound<'a> {
+        let within = call::current().and_then(|current| current.id_within(link)).unwrap_or(0);
+        Outbound { within, ..self.clone() }
     }
 }
 

@@ -9,14 +9,13 @@ use prost::encoding::{DecodeContext, WireType, skip_field};
 use prost::{DecodeError, Message};
 use prost_types::FileDescriptorSet;
 
-use crate::blocking::{Link, Messages, Remote, Requests};
+use crate::blocking::{Line, Link, Messages, Requests};
 use crate::caller::{Caller, Proxy};
 use crate::description::{self, Description, Descriptors};
 use crate::error::{Code, Error, ErrorKind, Result};
-use crate::exit::{Exit, ExitStatus};
 use crate::options::{Options, Outbound};
 use crate::plugin::Plugin;
-use crate::process::{Command, Settings, StderrLines};
+use crate::process::{Command, StderrLines};
 use crate::protocol::{Hello, Pair, ServiceInfo};
 use crate::service::{MethodKind, Service};
 use crate::stream::Outgoing;
@@ -40,7 +39,7 @@ pub struct Peer {
 }
 
 struct Shared {
-    link: Arc<Link>,
+    line: Line,
     name: Arc<str>,
     hello: Hello,
     /// For calls whose proxy sets no limit.
@@ -68,7 +67,6 @@ impl WeakPeer {
 enum Role {
     /// A plugin, in a process of its own or in this one.
     Plugin {
-        remote: Option<Arc<Remote>>,
         stop_grace: Duration,
     },
     Host,
@@ -76,25 +74,25 @@ enum Role {
 
 impl Peer {
     pub(crate) fn of_plugin(
-        link: Arc<Link>,
+        line: Line,
         name: Arc<str>,
         hello: Hello,
-        remote: Option<Arc<Remote>>,
-        settings: &Settings,
+        timeout: Option<Duration>,
+        stop_grace: Duration,
     ) -> Peer {
-        let role = Role::Plugin { remote, stop_grace: settings.stop_grace };
-        Peer::new(Shared { link, name, hello, timeout: settings.timeout, role })
+        Peer::new(Shared { line, name, hello, timeout, role: Role::Plugin { stop_grace } })
     }
 
     pub(crate) fn of_host(link: Arc<Link>, hello: Hello) -> Peer {
         let name =
             if hello.name.is_empty() { "the host".into() } else { hello.name.as_str().into() };
-        Peer::new(Shared { link, name, hello, timeout: None, role: Role::Host })
+        let line = Line::Fixed { link, remote: None };
+        Peer::new(Shared { line, name, hello, timeout: None, role: Role::Host })
     }
 
     fn new(shared: Shared) -> Peer {
         let peer = Peer { shared: Arc::new(shared) };
-        peer.shared.link.set_peer(peer.downgrade());
+        peer.shared.line.set_peer(peer.downgrade());
         peer
     }
 
@@ -210,17 +208,19 @@ impl Peer {
             .map_err(|error| error.with_plugin(&self.shared.name))
     }
 
-    /// The process id of a plugin that has a process of its own.
+    /// The process id of a plugin that has a process of its own. Of one that is [restarted](Command::restart) that of the
+    /// last process that was ready.
     pub fn pid(&self) -> Option<u32> {
-        Some(self.remote()?.pid())
+        self.shared.line.pid()
     }
 
     /// What the plugin prints, on stderr or with `println!`, as lines: those that are kept from before, and
     /// all that follow. `None` for a plugin inside this process, and for a host.
     ///
-    /// Nothing has to be read: the plugin never waits for it, and 64 KiB are kept for the errors.
+    /// Nothing has to be read: the plugin never waits for it, and 64 KiB are kept for the errors. Of a plugin that is
+    /// [restarted](Command::restart) they are those of the current process, and end with it.
     pub fn stderr_lines(&self) -> Option<StderrLines> {
-        Some(self.remote()?.stderr_lines())
+        self.shared.line.stderr_lines()
     }
 
     /// Asks the other side for a sign of life, and says how long that took. It shows that the runtime there lives, not
@@ -231,7 +231,7 @@ impl Peer {
     /// [`ErrorKind::Deadline`] if there is no answer within `at_most`, [`ErrorKind::Unimplemented`] if the other side
     /// knows no pings, and why the connection is over if it is.
     pub fn ping(&self, at_most: Duration) -> Result<Duration> {
-        let pong = self.shared.link.ping(at_most);
+        let pong = self.shared.line.with_link(|link| link.ping(at_most));
         pong.map_err(|error| error.with_plugin(&self.shared.name))
     }
 
@@ -245,33 +245,15 @@ impl Peer {
     /// [`Code::DeadlineExceeded`] if it did not end in time. [`Code::FailedPrecondition`] for a host: a plugin does not
     /// end its host, it returns.
     pub fn stop(&self, grace: Duration) -> Result<()> {
-        let Role::Plugin { remote, .. } = &self.shared.role else {
-            return Err(Error::new(Code::FailedPrecondition, "a plugin cannot stop its host"));
-        };
-        let Some(remote) = remote else {
-            self.shared.link.goodbye(grace);
-            if self.shared.link.wait_for_end(grace) {
-                return Ok(());
+        match self.shared.role {
+            Role::Host => {
+                Err(Error::new(Code::FailedPrecondition, "a plugin cannot stop its host"))
             }
-            let error =
-                Error::new(Code::DeadlineExceeded, "its handlers have not returned in time");
-            return Err(error.with_plugin(&self.shared.name));
-        };
-        remote.begin_to_stop(grace);
-        let exit = remote.wait();
-        // What it has logged to its end is there when this returns.
-        crate::log::flush(LOGS_TAKE_AT_MOST);
-        if exit.status() == ExitStatus::Code(0) {
-            return Ok(());
+            Role::Plugin { .. } => {
+                let stopped = self.shared.line.stop(grace);
+                stopped.map_err(|error| error.with_plugin(&self.shared.name))
+            }
         }
-        let error = self.shared.link.failure().filter(|error| error.exit().is_some());
-        Err(error.unwrap_or_else(|| self.stopped_by(exit)))
-    }
-
-    fn stopped_by(&self, exit: Exit) -> Error {
-        Error::of_kind(ErrorKind::Exited, format!("the plugin {exit}"))
-            .with_exit(exit)
-            .with_plugin(&self.shared.name)
     }
 
     // ---- for callers: errors are named there
@@ -282,7 +264,8 @@ impl Peer {
         kind: MethodKind,
         options: Option<&'a Options>,
     ) -> Result<Outbound<'a>> {
-        Outbound::new(method, kind, options, self.shared.timeout, &self.shared.link)
+        let timeout = self.shared.timeout;
+        self.shared.line.with_link(|link| Outbound::new(method, kind, options, timeout, link))
     }
 
     pub(crate) fn call_unary(
@@ -290,7 +273,7 @@ impl Peer {
         outbound: &Outbound<'_>,
         request: &impl Message,
     ) -> Result<Bytes> {
-        self.shared.link.call(outbound, request)
+        self.shared.line.call(outbound, request)
     }
 
     pub(crate) fn call_one_way(
@@ -298,7 +281,7 @@ impl Peer {
         outbound: &Outbound<'_>,
         request: &impl Message,
     ) -> Result<()> {
-        self.shared.link.call_one_way(outbound, request)
+        self.shared.line.call_one_way(outbound, request)
     }
 
     pub(crate) fn call_streaming<M: Message>(
@@ -306,7 +289,7 @@ impl Peer {
         outbound: &Outbound<'_>,
         requests: Requests<'_, M>,
     ) -> Result<Messages> {
-        self.shared.link.call_streaming(outbound, requests)
+        self.shared.line.call_streaming(outbound, requests)
     }
 
     pub(crate) fn call_with_stream(
@@ -314,22 +297,15 @@ impl Peer {
         outbound: &Outbound<'_>,
         requests: Box<dyn Outgoing>,
     ) -> Result<Bytes> {
-        self.shared.link.call_with_stream(outbound, requests)
+        self.shared.line.call_with_stream(outbound, requests)
     }
 
     pub(crate) fn decode_limit(&self) -> usize {
-        self.shared.link.decode_limit()
+        self.shared.line.with_link(|link| link.decode_limit())
     }
 
     pub(crate) fn shared_name(&self) -> &Arc<str> {
         &self.shared.name
-    }
-
-    fn remote(&self) -> Option<&Arc<Remote>> {
-        match &self.shared.role {
-            Role::Plugin { remote, .. } => remote.as_ref(),
-            Role::Host => None,
-        }
     }
 
     fn encoded_descriptors(&self) -> Result<Bytes> {
@@ -467,11 +443,8 @@ pub(crate) fn text_pairs(pairs: &[Pair]) -> Vec<(&str, &str)> {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Role::Plugin { remote, stop_grace } = &self.role {
-            match remote {
-                Some(remote) => remote.begin_to_stop(*stop_grace),
-                None => self.link.goodbye(*stop_grace),
-            }
+        if let Role::Plugin { stop_grace } = self.role {
+            self.line.begin_to_stop(stop_grace);
         }
     }
 }
@@ -517,6 +490,3 @@ impl Command {
         crate::blocking::command_for(plugin)
     }
 }
-
-/// How long the events of a plugin that has ended are waited for.
-const LOGS_TAKE_AT_MOST: Duration = Duration::from_secs(1);

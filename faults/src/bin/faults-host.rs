@@ -44,6 +44,18 @@ fn main() -> plug::Result<()> {
             std::thread::sleep(evil::HANG);
             Ok(())
         }
+        // Loads a plugin that must give signs of life, and calls it for each line that it is told.
+        ["heartbeat", plugin, every, misses] => {
+            let every = Duration::from_millis(every.parse()?);
+            let command = plug::Command::new(plugin).heartbeat(every, misses.parse()?);
+            let probe = load(command)?;
+            for line in io::stdin().lines() {
+                let payload = probe.echo(line?.into_bytes())?;
+                println!("{}", String::from_utf8_lossy(&payload));
+                io::stdout().flush()?;
+            }
+            Ok(probe.peer().stop(Duration::from_secs(20))?)
+        }
         // Has a plugin that streams wait in a handler until that is cancelled, and waits to be killed.
         ["ask", plugin, what] => {
             let flow: FlowProxy = plug::Command::new(plugin).load()?.proxy()?;

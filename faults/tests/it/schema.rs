@@ -38,7 +38,7 @@ fn several_services_live_in_one_process() {
     let case = Case::new();
     let probe = case.evil(&[]);
     let peer = probe.peer().clone();
-    assert_eq!(peer.services(), ["probe.Probe", "probe.Adder"]);
+    assert_eq!(peer.services(), ["probe.Probe", "probe.Adder", "probe.Again"]);
     assert_eq!((peer.name(), peer.version()), ("evil", "6.6.6"));
     assert!(peer.has::<ProbeService>() && peer.has::<AdderService>());
     let adder: AdderProxy = peer.proxy().unwrap();

@@ -23,7 +23,15 @@ use crate::stream::Outgoing;
 /// What a call is sent with: one message, or a stream of them.
 pub(crate) enum Requests<'a, M> {
     One(&'a M),
-    Stream(Box<dyn Outgoing>),
+    /// `None` once the call has begun.
+    Stream(Option<Box<dyn Outgoing>>),
+}
+
+impl<M> Requests<'_, M> {
+    /// Whether the call cannot be made again with them.
+    pub(super) fn is_spent(&self) -> bool {
+        matches!(self, Requests::Stream(None))
+    }
 }
 
 impl Link {
@@ -40,15 +48,17 @@ impl Link {
         self.wait_for_reply(state, call, &patience).map_err(|error| patience.explain(error))
     }
 
-    /// Calls a method with a stream of requests, and waits for the reply.
+    /// Calls a method with a stream of requests, which is taken once the call begins, and waits for the reply.
     pub(crate) fn call_with_stream(
         self: &Arc<Self>,
         outbound: &Outbound<'_>,
-        requests: Box<dyn Outgoing>,
+        requests: &mut Option<Box<dyn Outgoing>>,
     ) -> Result<Bytes> {
         let patience = Patience::new(self, outbound.deadline, &outbound.cancel).listening();
         let (mut state, call) = self.open(outbound, None::<&()>, &patience)?;
-        self.begin_pump(&mut state, call, requests);
+        if let Some(requests) = requests.take() {
+            self.begin_pump(&mut state, call, requests);
+        }
         self.wait_for_reply(state, call, &patience).map_err(|error| patience.explain(error))
     }
 
@@ -56,10 +66,10 @@ impl Link {
     pub(crate) fn call_streaming<M: Message>(
         self: &Arc<Self>,
         outbound: &Outbound<'_>,
-        requests: Requests<'_, M>,
+        requests: &mut Requests<'_, M>,
     ) -> Result<Messages> {
         let patience = Patience::new(self, outbound.deadline, &outbound.cancel);
-        let request = match &requests {
+        let request = match &*requests {
             Requests::One(request) => Some(*request),
             Requests::Stream(_) => None,
         };
@@ -67,7 +77,9 @@ impl Link {
         let (mut state, call) = self.open(outbound, request, &patience)?;
         state.inboxes.insert(call, Inbox::default());
         if let Requests::Stream(requests) = requests {
-            self.begin_pump(&mut state, call, requests);
+            if let Some(requests) = requests.take() {
+                self.begin_pump(&mut state, call, requests);
+            }
             state = self.hire(state);
         }
         drop(self.flush_or_leave(state));

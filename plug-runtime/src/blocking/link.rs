@@ -98,6 +98,8 @@ pub(super) struct State {
     pub(super) pings: BTreeSet<u64>,
     /// Whether the watcher ticks for this connection.
     pub(super) ticking: bool,
+    /// Whether anything has come from the other side since that was last asked.
+    pub(super) heard: bool,
     /// Whether something has happened since the last tick.
     pub(super) active: bool,
     /// Whether the watcher waits for input, because nobody else does.
@@ -167,6 +169,7 @@ impl Link {
                 log_level: None,
                 pings: BTreeSet::new(),
                 ticking: false,
+                heard: false,
                 active: false,
                 armed: false,
                 closing: false,

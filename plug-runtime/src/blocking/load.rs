@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::dispatch::service_infos;
+use super::line::Line;
 use super::link::Link;
 use super::logs;
 use super::remote::{Remote, exit_error};
+use super::supervisor::{Abort, Supervisor};
 use super::watcher::{self, Watched};
 use crate::error::{Code, Error, ErrorKind, Result};
 use crate::exit::Exit;
@@ -24,7 +26,7 @@ pub(crate) fn load(command: Command) -> Result<Peer> {
     match command.target {
         Target::Program(program) => {
             let name: Arc<str> = program.name().into();
-            load_program(&program, settings, &name).map_err(|error| error.with_plugin(&name))
+            load_program(program, settings, &name).map_err(|error| error.with_plugin(&name))
         }
         Target::InProcess(plugin) => {
             let name: Arc<str> = plugin.name.as_str().into();
@@ -33,13 +35,21 @@ pub(crate) fn load(command: Command) -> Result<Peer> {
     }
 }
 
-fn load_program(program: &Program, settings: Settings, name: &Arc<str>) -> Result<Peer> {
-    let launched = Launched::start(program, &settings, name)?;
+fn load_program(program: Program, settings: Settings, name: &Arc<str>) -> Result<Peer> {
+    let launched = Launched::start(&program, &settings, name, None)?;
     let Launched { link, remote, name, hello, .. } = &launched;
-    let peer =
-        Peer::of_plugin(link.clone(), name.clone(), hello.clone(), Some(remote.clone()), &settings);
+    let (timeout, stop_grace) = (settings.timeout, settings.stop_grace);
+    let of_peer = |line| Peer::of_plugin(line, name.clone(), hello.clone(), timeout, stop_grace);
+    if !settings.restart.is_on() {
+        let peer = of_peer(Line::Fixed { link: link.clone(), remote: Some(remote.clone()) });
+        launched.wait_until_ready()?;
+        remote.set_loaded(&settings, None);
+        return Ok(peer);
+    }
+    let supervisor = Supervisor::new(program, settings, &launched);
+    let peer = of_peer(Line::Supervised(supervisor.clone()));
     launched.wait_until_ready()?;
-    remote.set_notice(settings.on_exit);
+    supervisor.adopt(remote, 1);
     Ok(peer)
 }
 
@@ -54,11 +64,12 @@ pub(super) struct Launched {
 }
 
 impl Launched {
-    /// Starts a program and hears its hello. `name` is for a plugin that does not say its own.
+    /// Starts a program and hears its hello. `name` is for a plugin that does not say its own. `abort` breaks it off.
     pub(super) fn start(
         program: &Program,
         settings: &Settings,
         name: &Arc<str>,
+        abort: Option<&Abort>,
     ) -> Result<Launched> {
         let greet_by = Instant::now().checked_add(settings.start_timeout);
         logs::follow_level();
@@ -84,9 +95,13 @@ impl Launched {
         let beside = || {
             // A stderr that has ended is ready for ever.
             let stderr = (!stderr_ended.get()).then(|| Wait::readable(&started.stderr));
-            stderr.into_iter().chain(exit_fd.as_ref().map(Wait::readable)).collect()
+            let stderr = stderr.into_iter().chain(abort.map(Abort::wait));
+            stderr.chain(exit_fd.as_ref().map(Wait::readable)).collect()
         };
         let greeted = link.greet(beside, || {
+            if let Some(abort) = abort {
+                abort.look()?;
+            }
             if tail.fill(&started.stderr) == Fill::Ended {
                 stderr_ended.set(true);
             }
@@ -164,7 +179,13 @@ fn load_inside(plugin: InProcess, settings: Settings, name: &Arc<str>) -> Result
     let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
     let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link)))?;
     link.watch(key);
-    let peer = Peer::of_plugin(link.clone(), name, hello, None, &settings);
+    let peer = Peer::of_plugin(
+        Line::Fixed { link: link.clone(), remote: None },
+        name,
+        hello,
+        settings.timeout,
+        settings.stop_grace,
+    );
     link.wait_for_ready(greet_by)?;
     Ok(peer)
 }

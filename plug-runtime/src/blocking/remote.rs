@@ -1,15 +1,17 @@
 //! A plugin in a process of its own, from its hello to its end.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::heartbeat::{Beat, Heartbeat};
 use super::link::Link;
+use super::supervisor::Supervisor;
 use super::watcher::{self, Key, Report, Source, Watched};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::{Exit, ExitCause, ExitStatus};
 use crate::notice::ExitNotice;
-use crate::process::{Child, Fill, StderrLines, Tail};
+use crate::process::{Child, Fill, Settings, StderrLines, Tail};
 use crate::sys::process::End;
 
 /// A loaded plugin. The watcher keeps it until its process has ended.
@@ -34,8 +36,18 @@ struct Life {
     asked: bool,
     /// Why this host has sent it a signal, if it has.
     signalled: Option<ExitCause>,
-    /// Who is told when it has ended.
+    /// Whether it gives signs of life, once it was loaded and if that matters.
+    heartbeat: Option<Heartbeat>,
+    /// Who is told when it has ended, once it was loaded.
     notice: Option<Arc<ExitNotice>>,
+    heir: Option<Heir>,
+}
+
+/// What puts another process in its place. Not held, since this is held by the watcher.
+pub(super) struct Heir {
+    pub(super) supervisor: Weak<Supervisor>,
+    /// By what number the supervisor knows this process.
+    pub(super) number: u64,
 }
 
 /// What a process gets that does not end by itself.
@@ -73,7 +85,9 @@ impl Remote {
                     ladder: None,
                     asked: false,
                     signalled: None,
+                    heartbeat: None,
                     notice: None,
+                    heir: None,
                 }),
                 ended: Condvar::new(),
             });
@@ -109,20 +123,46 @@ impl Remote {
         self.pid
     }
 
+    /// How it has ended, if it has.
+    pub(super) fn exit(&self) -> Option<Exit> {
+        self.lock().exit
+    }
+
     pub(crate) fn stderr_lines(&self) -> StderrLines {
         self.tail.lines()
     }
 
-    /// Notes that it was loaded: from now on `notice` is told of its end, also if it has ended by now.
-    pub(super) fn set_notice(&self, notice: Option<Arc<ExitNotice>>) {
+    /// Notes that it was loaded. From now on it must give signs of life, and its end is told to whom it concerns, also if
+    /// it has ended by now.
+    pub(super) fn set_loaded(&self, settings: &Settings, heir: Option<Heir>) {
+        let notice = settings.on_exit.clone();
+        let heartbeat = settings.heartbeat.filter(|_| self.link.knows_pings());
         let mut life = self.lock();
-        let Some(exit) = life.exit else {
-            life.notice = notice;
+        if let Some(exit) = life.exit {
+            drop(life);
+            self.tell(exit, notice, heir);
             return;
-        };
+        }
+        life.notice = notice;
+        life.heir = heir;
+        life.heartbeat =
+            heartbeat.map(|(every, misses)| Heartbeat::new(every, misses, Instant::now()));
+        let has_heartbeat = life.heartbeat.is_some();
         drop(life);
+        if has_heartbeat {
+            watcher::wake();
+        }
+    }
+
+    fn tell(&self, exit: Exit, notice: Option<Arc<ExitNotice>>, heir: Option<Heir>) {
         if let Some(notice) = notice {
             notice.tell(exit);
+        }
+        let Some(heir) = heir else { return };
+        if let Some(supervisor) = heir.supervisor.upgrade() {
+            let error = self.link.failure().filter(|error| error.exit().is_some());
+            let error = error.unwrap_or_else(|| exit_error(&exit, "", "", &self.tail));
+            supervisor.process_ended(heir.number, &error);
         }
     }
 
@@ -171,14 +211,16 @@ impl Remote {
         let life = self.lock();
         let child = life.child.as_ref()?;
         let ladder = life.ladder.map(|ladder| ladder.ask_at.unwrap_or(ladder.force_at));
+        let heartbeat = life.heartbeat.as_ref().filter(|_| life.must_live()).map(Heartbeat::due);
         let look = child.exit_fd().is_none().then(|| Instant::now() + LOOK_EVERY);
-        [ladder, look].into_iter().flatten().min()
+        [ladder, heartbeat, look].into_iter().flatten().min()
     }
 
     pub(super) fn handle_deadline(&self, now: Instant) {
         if self.lock().child.as_ref().is_some_and(|child| child.exit_fd().is_none()) {
             self.handle_exit();
         }
+        self.look_for_life(now);
         let mut life = self.lock();
         let (Some(ladder), Some(_)) = (life.ladder, &life.child) else { return };
         if ladder.force_at <= now {
@@ -189,6 +231,32 @@ impl Remote {
         } else if ladder.ask_at.is_some_and(|at| at <= now) {
             life.ladder = Some(Ladder { ask_at: None, ..ladder });
             life.signal(End::Ask, ladder.cause);
+        }
+    }
+
+    fn look_for_life(&self, now: Instant) {
+        let is_due = |life: &Life| {
+            life.must_live() && life.heartbeat.as_ref().is_some_and(|beat| beat.due() <= now)
+        };
+        if !is_due(&self.lock()) {
+            return;
+        }
+        let heard = self.link.take_heard();
+        let mut life = self.lock();
+        let Some(heartbeat) = &mut life.heartbeat else { return };
+        let misses = heartbeat.misses();
+        let beat = heartbeat.tick(now, heard);
+        drop(life);
+        match beat {
+            Beat::Nothing => {}
+            Beat::Ping => self.link.send_ping(),
+            Beat::Dead(silence) => {
+                let silence = silence.as_secs_f64();
+                let why = format!(
+                    "gave no sign of life for {silence:.1} s, with {misses} pings unanswered, and "
+                );
+                self.kill(ExitCause::Unresponsive, &why);
+            }
         }
     }
 
@@ -269,13 +337,11 @@ impl Remote {
 
         let mut life = self.lock();
         life.exit = Some(exit);
-        let notice = life.notice.take();
+        let (notice, heir) = (life.notice.take(), life.heir.take());
         drop(life);
         self.ended.notify_all();
         watcher::forget(self.key);
-        if let Some(notice) = notice {
-            notice.tell(exit);
-        }
+        self.tell(exit, notice, heir);
     }
 
     fn lock(&self) -> MutexGuard<'_, Life> {
@@ -284,6 +350,11 @@ impl Remote {
 }
 
 impl Life {
+    /// Whether it has to give signs of life: it is not about to end.
+    fn must_live(&self) -> bool {
+        self.ladder.is_none() && self.signalled.is_none()
+    }
+
     fn signal(&mut self, end: End, cause: ExitCause) {
         if let Some(child) = &self.child {
             child.signal(end);

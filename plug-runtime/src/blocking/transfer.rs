@@ -114,6 +114,7 @@ impl Link {
                 }
             }
             Ok(Some(mut len)) => {
+                state.heard = true;
                 if state.rung && pipe::readable_bytes(&self.input) == 0 {
                     // It could complete a frame that the other side has only begun.
                     state.rung = false;

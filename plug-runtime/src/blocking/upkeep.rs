@@ -182,6 +182,28 @@ impl Link {
         wakes.wake();
     }
 
+    // ---- signs of life
+
+    /// Whether the other side answers pings.
+    pub(super) fn knows_pings(&self) -> bool {
+        self.lock().core.features().ping
+    }
+
+    /// Whether anything has come from the other side since this was last asked, read or not.
+    pub(super) fn take_heard(&self) -> bool {
+        let heard = std::mem::take(&mut self.lock().heard);
+        heard || pipe::readable_bytes(&self.input) > 0
+    }
+
+    /// Asks the other side for an answer that nobody waits for, from the watcher.
+    pub(super) fn send_ping(self: &Arc<Self>) {
+        let mut state = self.lock();
+        // If the connection is over, that is known elsewhere.
+        if state.core.ping(&[]).is_ok() {
+            drop(self.flush_or_leave_some(state));
+        }
+    }
+
     // ---- ends
 
     /// Says goodbye, and closes the output as soon as that is sent. Replies still arrive.

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::exit::Exit;
 use crate::notice::ExitNotice;
 use crate::offer::Offer;
+use crate::restart::Restart;
 
 /// A plugin to be loaded: a program with arguments and environment, and the limits for talking to it.
 ///
@@ -168,6 +169,40 @@ impl Command {
     /// [`Proxy::with_timeout`](crate::Proxy::with_timeout) or the like: streams too. Default: as long as it likes.
     pub fn timeout(mut self, timeout: Duration) -> Command {
         self.settings.timeout = Some(timeout);
+        self
+    }
+
+    /// Ends the plugin if it gives no sign of life: for one that hangs as a whole, or was stopped by a signal. Default: no.
+    ///
+    /// When nothing has come from it for `every`, it is asked for an answer, which its runtime gives, also while all
+    /// handlers are busy. After `misses` unanswered in a row, which is `every * (misses + 1)` after its last sign, or up
+    /// to `every` later, it is killed, its calls fail, and [`Exit::cause`] is
+    /// [`Unresponsive`](crate::ExitCause::Unresponsive). Intervals in which this host itself was late do not count: it was
+    /// stopped or suspended, or found no processor. `every` is at least 10 ms, `misses` at least 1.
+    ///
+    /// A handler that hangs alone is not found by this: use a [time-out](Command::timeout). A plugin whose
+    /// language's library knows no pings has no heartbeat, nor has one inside this process.
+    pub fn heartbeat(mut self, every: Duration, misses: u32) -> Command {
+        self.settings.heartbeat = Some((every, misses));
+        self
+    }
+
+    /// Starts the plugin again if it ends and this host has not asked for it. Default: [`Restart::never`]. For a plugin
+    /// inside this process it has no effect.
+    ///
+    /// [`Peer`](crate::Peer) and proxies stay valid: they call the current process. It is started with the same
+    /// configuration, the same services of the host and the same limits, and must offer the same services. What
+    /// [`Peer::name`](crate::Peer::name), [`version`](crate::Peer::version) and
+    /// [`attributes`](crate::Peer::attributes) say is of the first process. Whatever the plugin held in memory is lost:
+    /// [`on_exit`](Command::on_exit) tells when.
+    ///
+    /// Calls that are made while it is down wait for the next process, as long as [`Restart::queue_for`] and their own
+    /// deadline allow. A call that failed with its process is made again if its handler has not been started
+    /// ([`Delivery::NotSent`](crate::Delivery::NotSent)). If it may have been, a unary call is made again only if its method has an
+    /// `idempotency_level` in the `.proto`, and only once, since it may be what the plugin died of. Streams stay with the
+    /// process with which they began.
+    pub fn restart(mut self, restart: Restart) -> Command {
+        self.settings.restart = restart;
         self
     }
 

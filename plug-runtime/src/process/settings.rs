@@ -7,6 +7,7 @@ use super::sinks::Sinks;
 use crate::budget;
 use crate::notice::ExitNotice;
 use crate::offer::Offers;
+use crate::restart::Restart;
 
 /// What both kinds of plugin have in common.
 #[derive(Debug)]
@@ -30,6 +31,9 @@ pub(crate) struct Settings {
     pub(crate) on_exit: Option<Arc<ExitNotice>>,
     /// Who else is given what it prints.
     pub(crate) sinks: Sinks,
+    /// How often it must give a sign of life, and how often it may miss that.
+    pub(crate) heartbeat: Option<(Duration, u32)>,
+    pub(crate) restart: Restart,
 }
 
 impl Default for Settings {
@@ -46,6 +50,8 @@ impl Default for Settings {
             trace_stderr: false,
             on_exit: None,
             sinks: Sinks::default(),
+            heartbeat: None,
+            restart: Restart::never(),
         }
     }
 }

@@ -35,8 +35,10 @@ fn who_reads_for_all_does_not_wait_for_what_it_drops() {
     let streaming = link.clone();
     let streamed = spawn(move || {
         let (method, kind) = (2, crate::MethodKind::ClientStreaming);
-        streaming
-            .call_with_stream(&Outbound { method, kind, ..unary(&streaming) }, Box::new(source))
+        streaming.call_with_stream(
+            &Outbound { method, kind, ..unary(&streaming) },
+            &mut Some(Box::new(source)),
+        )
     });
     let stream = other.next_request();
     wait_for(&link, "the source to have nothing", |state| {

@@ -23,7 +23,10 @@ fn spawn_stream(link: &Arc<Link>, source: Slow) -> mpsc::Receiver<crate::Result<
     let link = link.clone();
     spawn(move || {
         let (method, kind) = (2, crate::MethodKind::ClientStreaming);
-        link.call_with_stream(&Outbound { method, kind, ..unary(&link) }, Box::new(source))
+        link.call_with_stream(
+            &Outbound { method, kind, ..unary(&link) },
+            &mut Some(Box::new(source)),
+        )
     })
 }
 

@@ -35,7 +35,7 @@ fn a_call_with_a_stream_learns_of_an_end_that_comes_while_its_sender_is_started(
         let called = spawn(move || {
             let (method, kind) = (2, crate::MethodKind::ClientStreaming);
             let outbound = Outbound { method, kind, ..unary(&caller) };
-            caller.call_with_stream(&outbound, Box::new(requests))
+            caller.call_with_stream(&outbound, &mut Some(Box::new(requests)))
         });
         wait_for(&link, "the call to be made", |state| state.core.calls_made() == 1);
         link.end(&crate::Error::of_kind(ErrorKind::Exited, "the plugin is gone"));
@@ -53,7 +53,7 @@ fn who_is_told_to_read_and_has_what_it_waits_for_tells_the_next() {
     let outbound = Outbound { kind, ..unary(&link) };
     let streamed = text("stream");
     let mut stream =
-        link.call_streaming(&outbound, super::super::Requests::One(&streamed)).unwrap();
+        link.call_streaming(&outbound, &mut super::super::Requests::One(&streamed)).unwrap();
     let streaming = other.next_request();
     // The lower the call, the sooner it is told.
     let (go, goes) = mpsc::channel::<()>();
@@ -123,7 +123,7 @@ fn c4_a_cancelled_stream_tells_the_other_side_also_while_nobody_reads_it() {
     let outbound = Outbound { kind, cancel: [Some(token.clone()), None], ..unary(&link) };
     let streamed = text("stream");
     let mut stream =
-        link.call_streaming(&outbound, super::super::Requests::One(&streamed)).unwrap();
+        link.call_streaming(&outbound, &mut super::super::Requests::One(&streamed)).unwrap();
     let request = other.next_request();
     token.cancel();
     other.read_until(|event| matches!(event, Event::Cancelled { call } if *call == request.call));
