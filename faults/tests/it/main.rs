@@ -25,5 +25,6 @@ mod restart;
 mod schema;
 mod stdio;
 mod streams;
+mod table;
 mod terminal;
 mod user;
