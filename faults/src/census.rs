@@ -126,7 +126,16 @@ pub fn is_alive(pid: u32) -> bool {
 
 /// How much memory a process has, in KiB. `None` if it has ended.
 pub fn rss(pid: u32) -> Option<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// The most memory that a process has had, in KiB. `None` if it has ended.
+pub fn most_rss(pid: u32) -> Option<u64> {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, which: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(which))?;
     line.trim().trim_end_matches(" kB").parse().ok()
 }

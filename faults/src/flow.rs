@@ -117,6 +117,14 @@ impl Flow for Flowing {
         Ok(total)
     }
 
+    fn burst(&self, _: Vec<Wide>, make: u32) -> plug::Result<Vec<Wide>> {
+        Ok(vec![Wide::default(); make as usize])
+    }
+
+    fn bursts(&self, _: Vec<Wide>, make: u32) -> plug::Result<Stream<BurstResponse>> {
+        Ok(Stream::new([BurstResponse { all: vec![Wide::default(); make as usize] }]))
+    }
+
     fn down(&self, depth: u32) -> plug::Result<u32> {
         match depth {
             0 => Ok(0),

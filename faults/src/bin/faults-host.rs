@@ -223,6 +223,28 @@ fn main() -> plug::Result<()> {
             std::thread::sleep(evil::HANG);
             Ok(())
         }
+        // Sends a message that would burst, is sent one, and says what memory that took either side at most, in KiB.
+        ["burst", plugin] => {
+            let flow: FlowProxy = plug::Command::new(plugin).load()?.proxy()?;
+            let plugin = flow.peer().pid().unwrap_or_default();
+            let most = || {
+                let sizes = [std::process::id(), plugin].map(census::most_rss);
+                sizes.map(|kib| kib.unwrap_or_default().to_string()).join(" ")
+            };
+            println!("{}", most());
+            const EMPTY: u32 = 2 << 20;
+            // Two million empty messages in field 1.
+            let empty = [10, 0].repeat(EMPTY as usize);
+            let error = flow.peer().call("flow.Flow/Burst", &empty).expect_err("its request");
+            println!("{:?} {:?} {:?} {error}", error.kind(), error.code(), error.delivery());
+            // Before the plugin makes such a thing itself.
+            println!("{}", most());
+            let error = flow.burst(vec![], EMPTY).expect_err("its response");
+            println!("{:?} {:?} {:?} {error}", error.kind(), error.code(), error.delivery());
+            assert_eq!(flow.burst(vec![], 1000_u32)?.len(), 1000);
+            println!("{}", most());
+            Ok(())
+        }
         // Loads many plugins, and says what that takes.
         ["many", plugin, count] => {
             let count: usize = count.parse()?;

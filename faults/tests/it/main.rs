@@ -4,6 +4,7 @@
 //! this process, so they take turns: see [`aftermath`].
 
 mod aftermath;
+mod bursts;
 mod calls;
 mod chaos;
 mod drops;
