@@ -5,7 +5,10 @@
 //! memory is added up. Messages that cannot pass the limit whatever is in them, by the worst that two bytes can become
 //! in a message of their type, are not walked: those are nearly all.
 //!
-//! `protoc-gen-plug/tests/budget` holds the reckoning against an allocator that counts.
+//! `protoc-gen-plug/tests/budget` holds the reckoning against an allocator that counts. What is walked costs, of a million
+//! elements, each and of the time of decoding: packed numbers 2 ns and 13 %, texts 22 ns and 21 %, messages with a text
+//! 55 ns and 17 %, messages with two numbers 28 ns and 70 %; a payload of 1 MiB 50 ns, if it were walked. (Two cores, busy
+//! with other things: `cargo test --release -p protoc-gen-plug --test budget -- --ignored --nocapture`.)
 
 mod cost;
 mod layout;
