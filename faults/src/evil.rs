@@ -238,6 +238,7 @@ impl Evil {
                 said = names.join("\n");
             }
             "var" => said = std::env::var(rest).unwrap_or_default(),
+            "exe" => said = fs::read("/proc/self/exe")?.len().to_string(),
             "where" => said = std::env::current_dir()?.display().to_string(),
             "fds" => said = fds()?,
             "child-fds" => {

@@ -22,6 +22,8 @@
 //! - **What a plugin prints** is in [`Peer::stderr_lines`] and in errors, and goes where [`Command::forward_stderr`] and
 //!   [`Command::on_stderr_line`] say. With the feature `tracing`, its events become
 //!   events of the host: see `LogSubscriber`.
+//! - **What a plugin may take, and who may replace it**: [`Command::max_memory`] and the like, [`Command::strict`], and
+//!   with the feature `verify` `Command::sha256`.
 //!
 //! ```no_run
 //! # mod kv {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use plug::Command;
 use plug_faults::flow::{FlowProxy, HomeService, House};
+use plug_faults::load_probe;
 use tracing::Level;
 use tracing::dispatcher::{self, Dispatch};
 
-use crate::aftermath::wait_until;
+use crate::aftermath::{EVIL, Folder, wait_until};
 
 /// The lines that a subscriber has written.
 #[derive(Clone, Default)]
@@ -76,4 +77,45 @@ fn a_host_that_wants_details_gets_them() {
         flow.ask("log hello").unwrap();
         wait_until("the details", || !written.lines_with("but hello in detail").is_empty());
     });
+}
+
+/// What a subscriber has written while `act` ran on this thread.
+fn written_while(act: impl FnOnce()) -> Written {
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    dispatcher::with_default(&Dispatch::new(subscriber), act);
+    written
+}
+
+#[test]
+fn x4_a_program_that_others_could_replace_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = Folder::new("x4-warning");
+    let path = folder.join("plugin");
+    std::fs::copy(EVIL, &path).unwrap();
+    let load = |mode| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        written_while(|| drop(load_probe(&path).unwrap()))
+    };
+    let warned = load(0o777).lines_with("chmod go-w");
+    assert!(warned.len() == 1 && warned[0].contains("WARN"), "{warned:?}");
+    assert!(warned[0].contains(path.to_str().unwrap()), "{warned:?}");
+    assert_eq!(load(0o755).lines_with(&format!("write {}", path.display())), [""; 0]);
+}
+
+#[test]
+fn x6_a_descriptor_that_plugins_would_inherit_is_warned_of_once() {
+    let folder = Folder::new("x6");
+    let path = folder.join("leaked");
+    let opened = std::fs::File::create(&path).unwrap();
+    let load =
+        || written_while(|| drop(load_probe(EVIL).unwrap())).lines_with(path.to_str().unwrap());
+    assert_eq!(load(), [""; 0], "it is close-on-exec");
+    rustix::io::fcntl_setfd(&opened, rustix::io::FdFlags::empty()).unwrap();
+    let warned = load();
+    assert!(warned.len() == 1 && warned[0].contains("WARN"), "{warned:?}");
+    assert_eq!(load(), [""; 0], "once is enough");
+    drop(opened);
 }

@@ -16,6 +16,7 @@ mod handshake;
 mod heartbeat;
 mod hostile;
 mod hosts;
+mod launch;
 mod limits;
 #[cfg(feature = "tracing")]
 mod logs;

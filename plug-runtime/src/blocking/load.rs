@@ -1,6 +1,7 @@
 //! How a host starts a plugin and hears its hello.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -221,7 +222,10 @@ fn hello_of(link: &Link) -> Hello {
 pub(super) fn own_name() -> String {
     let path = std::env::current_exe().ok();
     let name = path.as_deref().and_then(std::path::Path::file_name);
-    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    let name = name.map(OsStr::to_string_lossy).unwrap_or_default();
+    // What Linux says of a program that has been replaced since its start, or runs from a verified copy.
+    let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
+    name.strip_prefix("memfd:").unwrap_or(name).to_owned()
 }
 
 /// The longest configuration of a plugin, in bytes: it is in the hello, which is one frame.

@@ -58,6 +58,11 @@ pub(super) fn emit_line(plugin: &str, line: &str, lost: u64) {
     tracing::info!(target: "plug::stderr", parent: root, plugin, lost, "{line}");
 }
 
+/// Warns of something that the host should know about how it starts plugins. Runs code of subscribers: not under a lock.
+pub(crate) fn warn(text: &str) {
+    tracing::warn!(target: TARGET, "{}", OneLine(text));
+}
+
 /// Fields as `key=value key="another value"`.
 struct Flat<'a>(&'a [Pair]);
 

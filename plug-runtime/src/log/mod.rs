@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 
+pub(crate) use event::warn;
 pub(crate) use lines::Lines;
 pub(crate) use source::Source;
 pub(crate) use span::CallSpan;

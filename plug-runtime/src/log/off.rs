@@ -39,6 +39,8 @@ impl Lines {
     pub(crate) fn end(&mut self) {}
 }
 
+pub(crate) fn warn(_text: &str) {}
+
 pub(crate) fn start(_level: i32, _send: SendRecord) {}
 
 pub(crate) fn set_level(_payload: &[u8]) {}

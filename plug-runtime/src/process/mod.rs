@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows the protocol that is spoken over the pipes.
 
+#[cfg(feature = "tracing")]
+mod audit;
 mod child;
 mod command;
 mod environment;
@@ -12,6 +14,9 @@ mod settings;
 mod sinks;
 mod stderr;
 mod stdio;
+mod strict;
+#[cfg(feature = "verify")]
+mod verify;
 
 pub(crate) use child::Child;
 pub use command::Command;

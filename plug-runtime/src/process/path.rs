@@ -13,7 +13,7 @@ pub(super) fn resolve(program: &OsStr) -> Result<PathBuf> {
     if program.is_empty() {
         return Err(Error::of_kind(ErrorKind::Spawn, "cannot start a plugin: its path is empty"));
     }
-    if path.components().count() > 1 || program.as_encoded_bytes().contains(&b'/') {
+    if !is_bare(program) {
         return std::path::absolute(path).map_err(|error| {
             Error::of_kind(ErrorKind::Spawn, format!("cannot start {}", path.display()))
                 .with_source(error)
@@ -40,6 +40,44 @@ pub(super) fn resolve(program: &OsStr) -> Result<PathBuf> {
     })
 }
 
+/// Whether this is a name to be looked up, and no path.
+pub(super) fn is_bare(program: &OsStr) -> bool {
+    !program.as_encoded_bytes().contains(&b'/')
+}
+
 fn is_executable_file(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// These tests run in the folder of this package, which has a `Cargo.toml`.
+    fn resolved(program: &str) -> Result<PathBuf> {
+        resolve(OsStr::new(program))
+    }
+
+    #[test]
+    fn x3_a_path_is_made_absolute() {
+        let here = env::current_dir().unwrap();
+        assert_eq!(resolved("./plugin").unwrap(), here.join("plugin"));
+        assert_eq!(resolved("some/plugin").unwrap(), here.join("some/plugin"));
+        assert_eq!(resolved("../plugin").unwrap(), here.join("../plugin"));
+        assert_eq!(resolved("/opt/plugin").unwrap(), Path::new("/opt/plugin"));
+    }
+
+    #[test]
+    fn x3_a_bare_name_is_never_looked_up_in_the_working_directory() {
+        let error = resolved("Cargo.toml").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Spawn);
+        assert!(error.message().contains("if you mean that, write ./Cargo.toml"), "{error}");
+        let found = resolved("sh").unwrap();
+        assert!(found.is_absolute() && found.ends_with("sh"), "{found:?}");
+    }
+
+    #[test]
+    fn x3_an_empty_path_is_refused() {
+        assert!(resolved("").unwrap_err().message().contains("its path is empty"));
+    }
 }

@@ -11,7 +11,11 @@ use super::child::{Child, Started};
 use super::environment::Environment;
 use super::limits::Limits;
 use super::path;
+use super::strict::{self, Unsafe};
+#[cfg(feature = "verify")]
+use super::verify::Verified;
 use crate::error::{Error, ErrorKind, Result};
+use crate::log;
 
 /// A program, and how to start it.
 #[derive(Debug)]
@@ -21,6 +25,10 @@ pub(crate) struct Program {
     pub(super) environment: Environment,
     pub(super) current_dir: Option<PathBuf>,
     pub(super) limits: Limits,
+    /// Whether it may be something that others could replace.
+    pub(super) strict: bool,
+    #[cfg(feature = "verify")]
+    pub(super) verified: Option<Verified>,
 }
 
 impl Program {
@@ -31,6 +39,9 @@ impl Program {
             environment: Environment::default(),
             current_dir: None,
             limits: Limits::default(),
+            strict: false,
+            #[cfg(feature = "verify")]
+            verified: None,
         }
     }
 
@@ -55,7 +66,9 @@ impl Program {
     }
 
     fn spawn_unlimited(&self) -> Result<Started> {
-        let path = path::resolve(&self.program)?;
+        #[cfg(feature = "tracing")]
+        super::audit::warn_of_leaks();
+        let path = self.executable()?;
         let mut command = std::process::Command::new(&path);
         command
             .arg0(&self.program)
@@ -86,12 +99,70 @@ impl Program {
         }
     }
 
+    /// The path of what is executed: the program, or a verified copy of it.
+    fn executable(&self) -> Result<PathBuf> {
+        #[cfg(feature = "verify")]
+        if let Some(verified) = &self.verified {
+            return verified.path(|| self.find());
+        }
+        self.find()
+    }
+
+    /// The path of the program, which others cannot replace where that matters.
+    fn find(&self) -> Result<PathBuf> {
+        let path = path::resolve(&self.program)?;
+        if self.strict && path::is_bare(&self.program) {
+            let message = format!(
+                "cannot start {0} in strict mode: it is a name to be looked up in PATH; give its path, which is {1} now",
+                Path::new(&self.program).display(),
+                path.display()
+            );
+            return Err(Error::of_kind(ErrorKind::Spawn, message));
+        }
+        // Who is not strict and cannot be warned need not look.
+        if self.strict || cfg!(feature = "tracing") {
+            match strict::check(&path) {
+                Ok(()) => {}
+                Err(Unsafe::Flaw(flaw)) if self.strict => {
+                    let message = format!("cannot start {} in strict mode: {flaw}", path.display());
+                    return Err(Error::of_kind(ErrorKind::Spawn, message));
+                }
+                Err(Unsafe::Flaw(flaw)) => log::warn(&format!(
+                    "another user could have another program started in place of {}: {flaw}",
+                    path.display()
+                )),
+                Err(Unsafe::Unknown(error)) if self.strict => {
+                    return Err(self.spawn_error(&path, error));
+                }
+                // The start fails for the same reason, or there is nothing to say.
+                Err(Unsafe::Unknown(_)) => {}
+            }
+        }
+        Ok(path)
+    }
+
+    #[cfg(feature = "verify")]
+    fn is_verified(&self) -> bool {
+        self.verified.is_some()
+    }
+
+    #[cfg(not(feature = "verify"))]
+    fn is_verified(&self) -> bool {
+        false
+    }
+
     fn spawn_error(&self, path: &Path, error: io::Error) -> Error {
         use rustix::io::Errno;
         let errno = Errno::from_io_error(&error);
         let hint = match errno {
             Some(Errno::NOENT) if self.current_dir.as_ref().is_some_and(|dir| !dir.is_dir()) => {
                 ": its working directory does not exist"
+            }
+            Some(Errno::NOENT) if self.is_verified() && !path.exists() => {
+                ": a verified program is started through /proc, which is not there"
+            }
+            Some(Errno::ACCESS) if self.is_verified() && path.exists() => {
+                ": this system allows no programs in memory"
             }
             Some(Errno::NOENT) if path.exists() => {
                 ": the file is there, but not the interpreter or loader that it asks for"

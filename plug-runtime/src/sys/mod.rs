@@ -5,9 +5,14 @@
 //! exercise it. The only `unsafe` code of this crate is here.
 
 pub(crate) mod bell;
+#[cfg(feature = "tracing")]
+pub(crate) mod descriptors;
+pub(crate) mod files;
 pub(crate) mod interrupt;
 pub(crate) mod limits;
 pub(crate) mod pipe;
 pub(crate) mod poller;
 pub(crate) mod process;
+#[cfg(feature = "verify")]
+pub(crate) mod sealed;
 pub(crate) mod signals;
