@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,7 +10,7 @@ use plug::{Command, Error, ErrorKind, Proxy as _};
 use plug_faults::load_probe;
 use sha2::{Digest as _, Sha256};
 
-use crate::aftermath::{Case, EVIL, Folder, HOST, evil, in_time};
+use crate::aftermath::{Case, EVIL, Folder, HOST, evil};
 
 fn digest(path: impl AsRef<Path>) -> String {
     let digest = Sha256::digest(fs::read(path).unwrap());
@@ -23,16 +22,6 @@ fn digest(path: impl AsRef<Path>) -> String {
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-fn len(path: &Path) -> String {
-    fs::metadata(path).unwrap().len().to_string()
-}
-
-/// The evil plugin with some bytes behind its end, which change its digest and nothing else.
-fn longer(path: &Path, by: usize) {
-    fs::copy(EVIL, path).unwrap();
-    fs::File::options().append(true).open(path).unwrap().write_all(&vec![b'+'; by]).unwrap();
 }
 
 #[track_caller]
@@ -54,8 +43,20 @@ fn what_cannot_be_verified_is_not_started() {
 
 #[cfg(not(plug_portable))]
 mod verified {
+    use std::io::Write as _;
+
     use super::*;
-    use crate::aftermath::{BOUND, start};
+    use crate::aftermath::{BOUND, in_time, start};
+
+    fn len(path: &Path) -> String {
+        fs::metadata(path).unwrap().len().to_string()
+    }
+
+    /// The evil plugin with some bytes behind its end, which change its digest and nothing else.
+    fn longer(path: &Path, by: usize) {
+        fs::copy(EVIL, path).unwrap();
+        fs::File::options().append(true).open(path).unwrap().write_all(&vec![b'+'; by]).unwrap();
+    }
 
     #[test]
     fn x1_what_was_swapped_between_approval_and_start_does_not_run() {
@@ -117,11 +118,11 @@ mod verified {
             let probe = probe.clone();
             move || probe.act("abort").unwrap_err()
         });
-        let len = in_time("the restart", {
+        let said = in_time("the restart", {
             let probe = probe.clone();
             move || probe.act("exe").unwrap()
         });
-        assert_eq!(len, super::len(Path::new(EVIL)));
+        assert_eq!(said, len(Path::new(EVIL)));
         assert_ne!(probe.peer().pid().unwrap(), first);
         case.expect_gone(probe.peer().pid().unwrap());
         drop(probe);

@@ -39,7 +39,8 @@ impl Command {
     /// [`current_exe`](std::env::current_exe) is `/memfd:kv-plugin (deleted)`, so it finds nothing beside itself, nor
     /// does its loader by an `$ORIGIN` in its `RUNPATH`; it can still start itself as `/proc/self/exe`. `ps -o comm` and
     /// `top` show a number as its name. Set-user-ID bits and capabilities of the file do not apply. The copy takes
-    /// memory, as much as the file is long, until the plugin has ended.
+    /// memory, as much as the file is long, until the plugin has ended. Making it delays the first start in proportion
+    /// to that length; a restart uses it again.
     pub fn sha256(self, digest: impl AsRef<str>) -> Command {
         let wanted = digest.as_ref().to_owned();
         self.program(|program| program.verified = Some(Verified { wanted, copy: OnceLock::new() }))
