@@ -50,7 +50,20 @@ impl Arena {
     /// If the neighbour cannot be started.
     pub fn new(seed: u64, from: u64, life: Life, lanes: usize) -> Result<Arena, String> {
         let neighbour = Neighbour::start(&life.plugin)?;
-        let baseline = Census::now().map_err(|error| error.to_string())?;
+        let begin = Instant::now();
+        let baseline = loop {
+            let now = Census::now().map_err(|error| error.to_string())?;
+            // A thread names itself, when it comes to run.
+            if now.threads == ["plug-watcher"] {
+                break now;
+            }
+            if begin.elapsed() > BOUND {
+                return Err(format!(
+                    "with the neighbour alone, there is this after {BOUND:?}: {now:?}"
+                ));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        };
         let progress = Progress::default();
         Ok(Arena { seed, life, lanes, next: from, neighbour, baseline, progress })
     }

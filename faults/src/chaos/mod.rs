@@ -20,6 +20,7 @@ pub mod neighbour;
 pub mod plugin;
 pub mod samples;
 pub mod soak;
+pub mod supervised;
 pub mod traffic;
 pub mod violence;
 

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use plug::{Command, Proxy as _};
 
 use super::arena::{Arena, Folder};
+use super::dice::Dice;
 use super::life::Life;
 use super::samples::{Sample, Samples};
+use super::supervised::{Supervised, supervised};
 use super::{ID, load_work};
 use crate::census::{Census, rss};
 
-/// Has plugins live and die for so long, each for some seconds, beside a neighbour. Every ten seconds all of them have
-/// ended, and what there is is measured. Returns a report.
+/// Has plugins live and die for so long, each for some seconds, beside a neighbour, and one be killed and restarted again
+/// and again. Every ten seconds all of them have ended, and what there is is measured. Returns a report.
 ///
 /// # Errors
 ///
@@ -22,6 +24,8 @@ pub fn soak(plugin: PathBuf, planned: Duration, seed: u64) -> Result<String, Str
     let pause = Duration::from_millis(4);
     let peace = Duration::from_secs(3);
     let life = Life { plugin, folder: folder.path(), threads: 3, peace, pause };
+    let (kept, mut dice) = (life.plugin.clone(), Dice::new(seed, u64::MAX));
+    let mut restarted = Supervised::default();
     let mut arena = Arena::new(seed, 0, life, LANES)?;
     let mut samples = Samples::new(planned, EVERY);
     let begin = Instant::now();
@@ -32,6 +36,7 @@ pub fn soak(plugin: PathBuf, planned: Duration, seed: u64) -> Result<String, Str
     let mut said = begin;
     while begin.elapsed() < planned {
         let until = (Instant::now() + EVERY).min(begin + planned);
+        restarted.add(supervised(&kept, KILLS, &mut dice)?);
         // The last one is let go when it is time.
         let census = arena.live(|_| Instant::now() + SHORTEST < until)?;
         let latencies = arena.neighbour().take_latencies();
@@ -51,7 +56,7 @@ pub fn soak(plugin: PathBuf, planned: Duration, seed: u64) -> Result<String, Str
     }
     let progress = arena.progress();
     let report = format!(
-        "{:.1} minutes, seed {seed}: {} lives: {:?}\ncalls: {:?}\n\n{}",
+        "{:.1} minutes, seed {seed}: {} lives: {:?}\ncalls: {:?}\none that is restarted: {restarted:?}\n\n{}",
         begin.elapsed().as_secs_f64() / 60.0,
         progress.count(),
         progress.lives,
@@ -128,6 +133,9 @@ pub fn calls(plugin: &Path, count: u64) -> Result<String, String> {
 fn memory(pid: u32) -> Result<u64, String> {
     rss(pid).ok_or_else(|| format!("process {pid} is gone"))
 }
+
+/// How often the plugin that is restarted is killed in that time.
+const KILLS: u64 = 20;
 
 /// How many plugins live at once.
 const LANES: usize = 3;
