@@ -186,7 +186,9 @@ impl Hello {
 
     /// The largest message that its sender receives.
     pub(super) fn message_limit(&self) -> u64 {
-        if self.max_message == 0 { u64::MAX } else { self.max_message }
+        let stated = if self.max_message == 0 { u64::MAX } else { self.max_message };
+        // What a message says of its length is counted with before it is there.
+        stated.min(LONGEST_MESSAGE)
     }
 
     /// The number of a method in calls to the sender of this hello.
@@ -207,6 +209,9 @@ fn versions(hello: &Hello) -> String {
         format!("{} to {}", hello.version_min, hello.version_max)
     }
 }
+
+/// More than any connection carries, and little enough to be added to what it has carried.
+const LONGEST_MESSAGE: u64 = 1 << 60;
 
 #[cfg(test)]
 mod tests {

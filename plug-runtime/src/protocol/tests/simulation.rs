@@ -11,34 +11,10 @@
 //! `PLUG_SIM_SEED=<n>` repeats one, and prints its steps.
 
 use super::model::{Answered, End, Limits, Shape};
+use super::random::{Random, number};
 use super::world::{Step, World};
 use super::*;
 use crate::protocol::FRAGMENT;
-
-/// SplitMix64: a number generator whose whole state is the seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
 
 /// What goes wrong, and after how many steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -333,11 +309,6 @@ struct Outcome {
 
 fn killed() -> Error {
     Error::of_kind(ErrorKind::Exited, "the plugin was killed")
-}
-
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
 #[test]
