@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::options::{Options, Outbound};
 use crate::peer::Peer;
 use crate::service::Service;
-use crate::stream::{Origin, Stream};
+use crate::stream::{Arriving, Origin, Stream};
 
 /// Calls the methods of a service on the other side of a connection: what a proxy is made of.
 pub struct Caller<S> {
@@ -132,7 +132,7 @@ impl<S: Service> Caller<S> {
         let messages = responses.map_err(|error| self.name(method, error))?;
         let origin =
             Origin::Responses { peer: self.peer.clone(), method: Self::method_name(method) };
-        Ok(Stream::remote(messages, origin, self.budget(method)))
+        Ok(Stream::remote(Arriving::Linked(messages), origin, self.budget(method)))
     }
 
     fn outbound(&self, method: u32) -> Result<Outbound<'_>> {

@@ -5,11 +5,10 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::blocking::Messages;
 use crate::budget::{Budget, Undecodable};
 use crate::error::{Code, Delivery, Error, Result};
 use crate::protocol::Answer;
-use crate::stream::{Origin, Outgoing, Stream};
+use crate::stream::{Arriving, Origin, Outgoing, Stream};
 
 /// A call on its way to its handler: what generated code dispatches.
 pub struct Incoming<'a> {
@@ -19,7 +18,7 @@ pub struct Incoming<'a> {
     /// What a request may take, decoded.
     pub(crate) budget: Budget,
     /// The requests, of a method that takes a stream of them.
-    pub(crate) messages: Option<Messages>,
+    pub(crate) messages: Option<Arriving>,
     /// Where the response goes: empty, with the capacity that one before it needed.
     pub(crate) buffer: Vec<u8>,
 }
@@ -120,7 +119,7 @@ fn stream<R: Message + 'static>(responses: Result<Stream<R>>) -> Reply {
 }
 
 fn requests<Q: Message + Default>(
-    messages: Option<Messages>,
+    messages: Option<Arriving>,
     name: &str,
     budget: Budget,
 ) -> std::result::Result<Stream<Q>, Reply> {

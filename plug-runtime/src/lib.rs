@@ -150,9 +150,14 @@ mod budget;
 mod call;
 mod caller;
 mod cancel;
+mod choices;
 mod description;
 mod error;
 mod exit;
+mod fuzz;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod incoming;
 #[cfg(feature = "tracing")]
 mod log;
@@ -180,6 +185,7 @@ pub use cancel::CancelToken;
 pub use description::{Description, MethodDescription, ServiceDescription};
 pub use error::{Code, Delivery, Error, ErrorKind, Result, ResultExt};
 pub use exit::{Exit, ExitCause, ExitStatus};
+pub use fuzz::fuzz;
 pub use incoming::{Incoming, Reply};
 #[cfg(feature = "tracing")]
 pub use log::LogSubscriber;

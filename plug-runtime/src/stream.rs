@@ -10,14 +10,13 @@ use std::task::{Poll, Waker};
 
 use prost::Message;
 
-use crate::blocking::Messages;
 use crate::budget::Budget;
 use crate::error::Result;
 use crate::panics;
 use channel::Receiver;
 pub use channel::{Sender, TrySendError};
-pub(crate) use remote::Origin;
 use remote::Remote;
+pub(crate) use remote::{Arriving, Origin};
 
 /// A sequence of messages that arrives over time: an iterator of [`Result<T>`](crate::Result).
 ///
@@ -106,7 +105,7 @@ impl<T: Send + 'static> Stream<T> {
 
 impl<T: Message + Default> Stream<T> {
     /// A stream of what arrives from the other side.
-    pub(crate) fn remote(messages: Messages, origin: Origin, budget: Budget) -> Stream<T> {
+    pub(crate) fn remote(messages: Arriving, origin: Origin, budget: Budget) -> Stream<T> {
         Stream { source: Some(Source::Remote(Remote::new(messages, origin, budget))) }
     }
 }

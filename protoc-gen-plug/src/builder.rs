@@ -156,6 +156,24 @@ impl Builder {
         self
     }
 
+    /// Also writes a fuzz target for a service, such as `.example.KV`: `fuzz_targets/kv.rs`.
+    ///
+    /// `make` is the Rust path of a function without arguments that returns a `plug::Plugin` with that service, as a
+    /// fuzz crate sees it: `my_plugin::Store::default`. It is called for each input. See `plug::fuzz`.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), protoc_gen_plug::Error> {
+    /// protoc_gen_plug::Builder::new()
+    ///     .fuzz(".example.KV", "my_plugin::Store::default")
+    ///     .out_dir("fuzz")
+    ///     .compile(&["proto/kv.proto"], &["proto"])
+    /// # }
+    /// ```
+    pub fn fuzz(mut self, service: impl Into<String>, make: impl Into<String>) -> Builder {
+        self.options.fuzz.push((service.into(), make.into()));
+        self
+    }
+
     /// Where the files go, if not to `OUT_DIR`.
     pub fn out_dir(mut self, path: impl Into<PathBuf>) -> Builder {
         self.out_dir = Some(path.into());
@@ -212,7 +230,12 @@ impl Builder {
             }
         }
         for OutputFile { name, content } in self.generate(&parsed)? {
-            write_if_changed(&out_dir.join(name), &content)?;
+            let path = out_dir.join(&name);
+            if let Some(folder) = path.parent().filter(|_| name.contains('/')) {
+                fs::create_dir_all(folder)
+                    .map_err(|error| Error::io("cannot make", folder, &error))?;
+            }
+            write_if_changed(&path, &content)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::names::Names;
 use crate::options::Options;
 use crate::plug_options::PlugOptions;
 use crate::source::Source;
-use crate::{check, clashes, descriptors, emit, layout, modules, recursion, render};
+use crate::{check, clashes, descriptors, emit, fuzz, layout, modules, recursion, render};
 
 /// One file of the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +96,7 @@ fn checked_and_generated(
             });
         }
     }
+    output.extend(fuzz::targets(&packages, &source, options)?);
     if let Some(name) = &options.include_file {
         let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
         output.push(OutputFile { name: name.clone(), content: modules::tree(&names) });

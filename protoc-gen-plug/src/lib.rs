@@ -36,6 +36,7 @@ mod comments;
 mod defaults;
 mod descriptors;
 mod emit;
+mod fuzz;
 mod generate;
 mod layout;
 mod messages;

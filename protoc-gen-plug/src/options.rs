@@ -25,6 +25,8 @@ pub(crate) struct Options {
     pub(crate) field_attributes: Vec<(String, String)>,
     /// Whether the types of `google.protobuf` are generated like any other.
     pub(crate) compile_well_known_types: bool,
+    /// Services that get a fuzz target, each with the Rust path of the function that makes what is fuzzed.
+    pub(crate) fuzz: Vec<(String, String)>,
 }
 
 impl Default for Options {
@@ -40,6 +42,7 @@ impl Default for Options {
             type_attributes: Vec::new(),
             field_attributes: Vec::new(),
             compile_well_known_types: false,
+            fuzz: Vec::new(),
         }
     }
 }
@@ -56,7 +59,8 @@ valid options:
   runtime=PATH                     the Rust path of the runtime crate (default: plug)
   type_attribute=.pkg[.Type]=#[..] add an attribute to messages, enums and oneofs
   field_attribute=.pkg[.M[.f]]=#[] add an attribute to fields
-  compile_well_known_types[=true]  generate google.protobuf too";
+  compile_well_known_types[=true]  generate google.protobuf too
+  fuzz=.pkg.Service=PATH           also write a fuzz target for what this Rust function returns";
 
 impl Options {
     /// Parses the parameter that protoc hands over: `key=value`, separated by commas. A comma inside
@@ -108,6 +112,7 @@ impl Options {
             "extern_path" => self.extern_paths.push(pair(needed()?)?),
             "type_attribute" => self.type_attributes.push(pair(needed()?)?),
             "field_attribute" => self.field_attributes.push(pair(needed()?)?),
+            "fuzz" => self.fuzz.push(pair(needed()?)?),
             _ => return Err("there is no such option".into()),
         }
         Ok(())
@@ -139,6 +144,10 @@ impl Options {
                 let value = format!("{path}={attribute}");
                 check(key, &value, proto_path_problem(path).or(attribute_problem(attribute)));
             }
+        }
+        for (service, path) in &self.fuzz {
+            let value = format!("{service}={path}");
+            check("fuzz", &value, fuzz_problem(service, path));
         }
         if let Some(runtime) = &self.runtime {
             check("runtime", runtime, rust_path_problem(runtime));
@@ -199,6 +208,13 @@ fn extern_path_problem(path: &str, rust: &str) -> Option<String> {
     proto_path_problem(path).or_else(|| rust_path_problem(rust))
 }
 
+fn fuzz_problem(service: &str, path: &str) -> Option<String> {
+    if !service.starts_with('.') || service == "." {
+        return Some("the service must be given like `.package.Service`".into());
+    }
+    proto_path_problem(service).or_else(|| rust_path_problem(path))
+}
+
 fn rust_path_problem(path: &str) -> Option<String> {
     let names = path.strip_prefix("::").unwrap_or(path);
     let fine = names.split("::").all(|name| is_ident(name.strip_prefix("r#").unwrap_or(name)));
@@ -256,7 +272,8 @@ mod tests {
         let options = Options::parse(
             "messages=none,extern_path=.a.b=::c::d,unwrap=false,bytes=.,btree_map=.a.M.f,\
              include_file=mod.rs,runtime=::sdk::plug,compile_well_known_types,\
-             type_attribute=.a=#[derive(Eq, Hash)],field_attribute=.a.M.f=#[serde(rename = \"x,y\")]",
+             type_attribute=.a=#[derive(Eq, Hash)],field_attribute=.a.M.f=#[serde(rename = \"x,y\")],\
+             fuzz=.a.S=b::Store::default",
         )
         .unwrap();
         assert_eq!(
@@ -272,6 +289,7 @@ mod tests {
                 type_attributes: vec![(".a".into(), "#[derive(Eq, Hash)]".into())],
                 field_attributes: vec![(".a.M.f".into(), "#[serde(rename = \"x,y\")]".into())],
                 compile_well_known_types: true,
+                fuzz: vec![(".a.S".into(), "b::Store::default".into())],
             }
         );
     }
@@ -280,7 +298,7 @@ mod tests {
     fn all_wrong_options_are_told_with_the_valid_ones() {
         let error = Options::parse(
             "mesages=none,unwrap=yes,bytes,extern_path=a=b,runtime=a-b,include_file=../x.rs,\
-             type_attribute=.=fn main() {}",
+             type_attribute=.=fn main() {},fuzz=a.S=b,fuzz=.a.S=b()",
         )
         .unwrap_err()
         .to_string();
@@ -292,6 +310,8 @@ mod tests {
             "option `runtime=a-b`: it must be a Rust path",
             "option `include_file=../x.rs`: it must be a file name",
             "option `type_attribute=.=fn main() {}`: the value must be a Rust attribute",
+            "option `fuzz=a.S=b`: the service must be given like",
+            "option `fuzz=.a.S=b()`: it must be a Rust path",
             "valid options:\n  messages=emit|none ",
         ] {
             assert!(error.contains(expected), "{expected:?} is not in:\n{error}");

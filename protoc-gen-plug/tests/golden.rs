@@ -34,6 +34,11 @@ const CASES: &[Case] = &[
         ],
         options: &[("include_file", "tree.rs")],
     },
+    Case {
+        name: "fuzz",
+        protos: &["fuzz.proto"],
+        options: &[("fuzz", ".example.KV=plug_fuzz::store")],
+    },
     Case { name: "proto2", protos: &["old.proto"], options: &[] },
     Case { name: "comments", protos: &["comments.proto"], options: &[] },
     Case { name: "deprecated", protos: &["deprecated.proto"], options: &[] },
@@ -102,7 +107,9 @@ fn protoc_generates_the_goldens() {
                 fs::remove_file(folder(case).join(name)).unwrap();
             }
             for (name, content) in &found {
-                fs::write(folder(case).join(name), content).unwrap();
+                let path = folder(case).join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, content).unwrap();
             }
         }
         assert_same(case, "protoc --plug_out", &doors::read(&folder(case)), &found);

@@ -13,7 +13,7 @@ use crate::panics;
 use crate::peer::WeakPeer;
 use crate::protocol::{Answer, MethodInfo, Request, ServiceInfo};
 use crate::service::Offered;
-use crate::stream::Outgoing;
+use crate::stream::{Arriving, Outgoing};
 
 /// Everything that one side of a connection serves.
 pub(crate) struct Dispatch {
@@ -90,7 +90,7 @@ impl Dispatch {
             name: &method.name,
             request: request.message,
             budget: method.budget.with_limit(decode_limit),
-            messages,
+            messages: messages.map(Arriving::Linked),
             buffer,
         };
         let handler = &self.handlers[method.handler];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use loom::sync::Mutex;
+use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
 use super::patience::Patience;
@@ -137,5 +137,136 @@ fn c13_the_role_is_passed_on_when_the_outcome_of_who_is_told_arrives_at_the_same
         ends.join().unwrap();
         first.join().unwrap();
         second.join().unwrap();
+    });
+}
+
+/// What `Link` does with what is to be sent: frames are queued under the lock and written without it.
+#[derive(Default)]
+struct Sending {
+    queued: Vec<u8>,
+    is_writing: bool,
+    written: Vec<u8>,
+}
+
+/// As `Link::flush`: only one writes, and it looks for more before it lets the role go.
+fn send(sending: &Mutex<Sending>, frame: u8) {
+    let mut state = sending.lock().unwrap();
+    state.queued.push(frame);
+    if std::mem::replace(&mut state.is_writing, true) {
+        return;
+    }
+    while !state.queued.is_empty() {
+        let taken = std::mem::take(&mut state.queued);
+        drop(state);
+        thread::yield_now();
+        state = sending.lock().unwrap();
+        state.written.extend(taken);
+    }
+    state.is_writing = false;
+}
+
+#[test]
+fn f17_what_is_queued_while_another_writes_is_written_once_and_in_order() {
+    model(|| {
+        let sending = Arc::new(Mutex::new(Sending::default()));
+        let others: Vec<_> = [10, 20]
+            .map(|first| {
+                let sending = sending.clone();
+                thread::spawn(move || [first, first + 1].map(|frame| send(&sending, frame)))
+            })
+            .into();
+        for other in others {
+            other.join().unwrap();
+        }
+        let state = sending.lock().unwrap();
+        assert!(state.queued.is_empty() && !state.is_writing);
+        for first in [10, 20] {
+            let own = state.written.iter().filter(|&&frame| frame / 10 == first / 10);
+            assert_eq!(own.copied().collect::<Vec<_>>(), [first, first + 1]);
+        }
+    });
+}
+
+/// What `Link` does at its end: who reads may wait for something that never comes, and is told by a byte in the pipe.
+#[derive(Default)]
+struct Ending {
+    is_reading: bool,
+    is_over: bool,
+    has_failed: bool,
+    waiters: Vec<Arc<Waiter>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<Ending>,
+    pipe: Mutex<bool>,
+    readable: Condvar,
+}
+
+impl Shared {
+    /// As `Link::settle`, and the handling of what comes of it.
+    fn settle(state: &mut Ending) -> Vec<Arc<Waiter>> {
+        if !std::mem::take(&mut state.is_over) {
+            return Vec::new();
+        }
+        state.has_failed = true;
+        std::mem::take(&mut state.waiters)
+    }
+
+    /// As `Link::call`: reads if nobody else does, and waits otherwise.
+    fn call(&self) {
+        let mut state = self.state.lock().unwrap();
+        if state.has_failed {
+            return;
+        }
+        if std::mem::replace(&mut state.is_reading, true) {
+            let waiter = Arc::new(Waiter::new());
+            state.waiters.push(waiter.clone());
+            drop(state);
+            while !matches!(waiter.wait(&Patience::endless()), Woken::Done(_)) {}
+            return;
+        }
+        drop(state);
+        let mut has_byte = self.pipe.lock().unwrap();
+        while !*has_byte {
+            has_byte = self.readable.wait(has_byte).unwrap();
+        }
+        drop(has_byte);
+        let mut state = self.state.lock().unwrap();
+        let waiters = Shared::settle(&mut state);
+        state.is_reading = false;
+        drop(state);
+        waiters.iter().for_each(|waiter| waiter.done(Ok(Bytes::new())));
+    }
+
+    /// As `Link::end`.
+    fn end(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.is_over = true;
+        let waiters = if state.is_reading {
+            *self.pipe.lock().unwrap() = true;
+            self.readable.notify_one();
+            Vec::new()
+        } else {
+            Shared::settle(&mut state)
+        };
+        drop(state);
+        waiters.iter().for_each(|waiter| waiter.done(Ok(Bytes::new())));
+    }
+}
+
+#[test]
+fn c13_who_calls_while_the_connection_ends_is_told_of_that() {
+    model(|| {
+        let shared = Arc::new(Shared::default());
+        let calls = [(); 2].map(|()| {
+            let shared = shared.clone();
+            thread::spawn(move || shared.call())
+        });
+        shared.end();
+        for call in calls {
+            call.join().unwrap();
+        }
+        assert!(shared.state.lock().unwrap().has_failed);
     });
 }

@@ -13,6 +13,8 @@ mod program;
 mod settings;
 mod sinks;
 mod stderr;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod stderr_model;
 mod stdio;
 mod strict;
 #[cfg(feature = "verify")]

@@ -74,7 +74,7 @@ impl Tail {
         StderrLines { tail: self.clone(), position, dropped: 0 }
     }
 
-    fn push(&self, bytes: &[u8]) {
+    pub(super) fn push(&self, bytes: &[u8]) {
         let mut state = self.lock();
         state.bytes.extend(bytes);
         let excess = state.bytes.len().saturating_sub(KEPT);
@@ -171,10 +171,10 @@ fn escape(bytes: &[u8]) -> String {
 }
 
 /// How much of what a plugin prints is kept, in bytes.
-const KEPT: usize = 64 << 10;
+pub(super) const KEPT: usize = 64 << 10;
 
 /// The longest line that is returned in one piece, in bytes.
-const LONGEST_LINE: usize = 8 << 10;
+pub(super) const LONGEST_LINE: usize = 8 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -89,7 +89,7 @@ impl<T> ById<T> {
         self.one.iter().map(|(id, _)| *id).chain(self.others.keys().copied())
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.one.iter().map(|(_, value)| value).chain(self.others.values())
     }
@@ -244,7 +244,7 @@ impl Assembly {
         self.total - self.bytes.len() as u64
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn held(&self) -> usize {
         self.bytes.capacity()
     }

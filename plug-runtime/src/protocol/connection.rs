@@ -189,7 +189,7 @@ impl Connection {
     }
 
     /// How many calls of this side have not ended.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn calls_made(&self) -> usize {
         self.made.len()
     }
@@ -360,7 +360,7 @@ impl Connection {
     // ---- helpers
 
     /// How many bytes of incomplete frames and messages are held.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn held(&self) -> usize {
         let requests = self.served.values().map(|served| {
             let unary = match &served.phase {

@@ -71,7 +71,7 @@ impl Window {
     }
 
     /// Its size, and what was granted, received and consumed.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn numbers(&self) -> (u64, u64, u64, u64) {
         (self.size, self.granted, self.received, self.consumed)
     }
@@ -99,7 +99,7 @@ impl Allowance {
         self.limit - self.spent >= cost
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn numbers(&self) -> (u64, u64) {
         (self.limit, self.spent)
     }
@@ -247,7 +247,7 @@ impl Inflow {
         Ok(())
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn held(&self) -> usize {
         self.message.held()
     }
@@ -330,7 +330,7 @@ impl Budget {
         self.arriving.is_empty() && self.waiting.is_empty()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn is_unused(&self) -> bool {
         self.used == 0 && self.is_quiet()
     }

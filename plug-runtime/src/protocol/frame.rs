@@ -169,7 +169,7 @@ impl Frame<'_> {
     }
 
     /// Appends the frame.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         self.encode_head(self.payload.len(), out);
         out.extend_from_slice(self.payload);

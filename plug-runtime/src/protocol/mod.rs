@@ -15,7 +15,7 @@ mod hello;
 mod outbox;
 mod receive;
 mod splitter;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod tests;
 
 pub(crate) use call::ById;
@@ -24,6 +24,8 @@ pub(crate) use connection::Connection;
 pub(crate) use event::{Answer, Event, Request};
 pub(crate) use flow::Cost;
 pub(crate) use hello::{Config, Hello, MethodInfo, Pair, ServiceInfo};
+#[cfg(any(test, fuzzing))]
+pub(crate) use tests::fuzz;
 
 /// Which end of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

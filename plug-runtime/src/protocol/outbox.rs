@@ -549,7 +549,7 @@ impl Outbox {
     }
 
     /// Whether nothing is left of any call.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn is_bare(&self) -> bool {
         let queues = [&self.turns, &self.starved, &self.congested];
         self.ready.is_empty()
@@ -560,7 +560,7 @@ impl Outbox {
     }
 
     /// What all streams together may send, and have sent.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn allowance(&self) -> (u64, u64) {
         self.allowance.numbers()
     }

@@ -30,7 +30,7 @@ impl Splitter {
         self.offset
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn held(&self) -> usize {
         self.partial.capacity()
     }

@@ -2,27 +2,53 @@
 //! language of frames for what a well-behaved connection never says.
 //!
 //! Names begin with the fault case that they prove, where there is one.
+//!
+//! The modules `fuzz`, `model`, `survivor` and `world`, and what is here, are compiled for fuzzers too.
+#![cfg_attr(not(test), allow(dead_code))]
 
-mod calls;
-mod cancel;
-mod credit;
-mod deadlines;
-mod ending;
-mod evil;
-mod features;
-mod floods;
-mod handshake;
-mod machine;
+pub(crate) mod fuzz;
 mod model;
-mod properties;
-mod random;
-mod schema;
-mod session;
-mod simulation;
-mod splitting;
-mod streams;
-mod violations;
+mod survivor;
 mod world;
+
+#[cfg(test)]
+mod calls;
+#[cfg(test)]
+mod cancel;
+#[cfg(test)]
+mod credit;
+#[cfg(test)]
+mod deadlines;
+#[cfg(test)]
+mod ending;
+#[cfg(test)]
+mod evil;
+#[cfg(test)]
+mod features;
+#[cfg(test)]
+mod floods;
+#[cfg(test)]
+mod handshake;
+#[cfg(test)]
+mod machine;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod random;
+#[cfg(test)]
+mod schema;
+#[cfg(test)]
+mod session;
+#[cfg(test)]
+mod sessions;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod splitting;
+#[cfg(test)]
+mod streams;
+#[cfg(test)]
+mod violations;
 
 use std::fmt;
 use std::time::Duration;

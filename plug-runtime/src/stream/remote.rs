@@ -13,7 +13,7 @@ use crate::peer::Peer;
 /// The messages of one direction of a call, decoded.
 pub(super) struct Remote<T> {
     /// `None` once the stream has ended: what the messages hold is given back at once.
-    messages: Option<Messages>,
+    messages: Option<Arriving>,
     decode: Decode<T>,
     /// What each message may take, decoded.
     budget: Budget,
@@ -21,6 +21,30 @@ pub(super) struct Remote<T> {
 }
 
 type Decode<T> = fn(Budget, Bytes) -> std::result::Result<T, Undecodable>;
+
+/// Encoded messages on their way to their reader.
+pub(crate) enum Arriving {
+    /// Over a connection.
+    Linked(Messages),
+    /// All there are: those of a fuzzer.
+    Given(std::vec::IntoIter<Bytes>),
+}
+
+impl Arriving {
+    fn next(&mut self) -> Option<Result<Bytes>> {
+        match self {
+            Arriving::Linked(messages) => messages.next(),
+            Arriving::Given(messages) => messages.next().map(Ok),
+        }
+    }
+
+    fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<Bytes>>> {
+        match self {
+            Arriving::Linked(messages) => messages.poll_next(waker),
+            Arriving::Given(messages) => Poll::Ready(messages.next().map(Ok)),
+        }
+    }
+}
 
 /// Which stream it is: for errors, and for what must live as long.
 pub(crate) enum Origin {
@@ -31,7 +55,7 @@ pub(crate) enum Origin {
 }
 
 impl<T: Message + Default> Remote<T> {
-    pub(super) fn new(messages: Messages, origin: Origin, budget: Budget) -> Remote<T> {
+    pub(super) fn new(messages: Arriving, origin: Origin, budget: Budget) -> Remote<T> {
         Remote { messages: Some(messages), decode: Budget::decode, budget, origin }
     }
 }

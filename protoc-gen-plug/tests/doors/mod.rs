@@ -11,18 +11,26 @@ use protoc_gen_plug::Builder;
 /// The files of an output, by name.
 pub(crate) type Files = BTreeMap<String, String>;
 
-/// The files in `folder` that a generator writes.
+/// The files in `folder`, and in folders in it, that a generator writes.
 pub(crate) fn read(folder: &Path) -> Files {
     let mut files = Files::new();
+    read_below(folder, "", &mut files);
+    files
+}
+
+fn read_below(folder: &Path, prefix: &str, files: &mut Files) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        let name = format!("{prefix}{}", path.file_name().unwrap().to_str().unwrap());
+        if path.is_dir() {
+            read_below(&path, &format!("{name}/"), files);
+            continue;
+        }
         let generated = ["rs", "descriptors"].iter().any(|&e| path.extension() == Some(e.as_ref()));
         if generated {
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             files.insert(name, fs::read_to_string(&path).unwrap());
         }
     }
-    files
 }
 
 /// Runs protoc with the plugin that this crate is. An error is what protoc printed.
@@ -99,6 +107,7 @@ fn set(builder: Builder, key: &str, value: &str) -> Builder {
         "runtime" => builder.runtime(value),
         "type_attribute" => builder.type_attribute(pair().0, pair().1),
         "field_attribute" => builder.field_attribute(pair().0, pair().1),
+        "fuzz" => builder.fuzz(pair().0, pair().1),
         "compile_well_known_types" => builder.compile_well_known_types(value.parse().unwrap()),
         _ => panic!("there is no option {key}"),
     }

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::model::{Shape, streams_hello};
+use super::survivor::small;
 use super::*;
 use crate::protocol::{FRAGMENT, MAX_FRAME};
 
@@ -430,37 +430,6 @@ fn mutated(mut bytes: Vec<u8>, mutations: &[(Index, u8, Index, Vec<u8>)]) -> Vec
         bytes.splice(at..cut_end, insert.iter().copied());
     }
     bytes
-}
-
-/// A side that serves at most four calls of at most 1000 bytes, and has four calls of its own open: one of each shape,
-/// if both sides have all features.
-fn small(side: Side, has_features: bool) -> Connection {
-    let base = if has_features { streams_hello() } else { kv_hello() };
-    let limited = Hello {
-        max_calls: 4,
-        max_message: 1000,
-        stream_window: base.stream_window.min(300),
-        connection_window: base.connection_window.min(600),
-        ..base
-    };
-    let pair = match has_features {
-        true => streaming(limited.clone(), limited),
-        false => Pair::greeted(limited.clone(), limited),
-    };
-    let mut connection = match side {
-        Side::Host => pair.host,
-        Side::Plugin => pair.plugin,
-    };
-    for shape in Shape::ALL {
-        let opening = if has_features { shape.opening() } else { unary(GET) };
-        let request = (!opening.streams_requests).then(|| text("k"));
-        let call = connection.open(&opening, request.as_ref()).unwrap();
-        if opening.streams_requests {
-            connection.send(call, &[7; 500]).unwrap();
-        }
-    }
-    output(&mut connection);
-    connection
 }
 
 /// Feeds bytes in pieces, and returns the events and how it ended.
