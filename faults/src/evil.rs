@@ -129,6 +129,13 @@ impl Evil {
                 }
                 said = times.to_string();
             }
+            "die-once-and-tell-the-time-left" => {
+                if append(rest)? == 1 {
+                    exit(7);
+                }
+                let left = plug::Call::current().remaining().ok_or("there is no deadline")?;
+                said = left.as_micros().to_string();
+            }
 
             // Hangs, none of them for ever
             "hang" => std::thread::sleep(HANG),

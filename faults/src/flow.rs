@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use plug::prost::Message as _;
 use plug::{Call, Code, Error, Peer, Sender, Stream};
 
 plug::include_proto!("flow");
@@ -193,6 +194,16 @@ impl Flow for Flowing {
                 Ok("awake".to_owned())
             }
             "say" => home()?.say(rest),
+            // So many letters.
+            "sing" => Ok("a".repeat(rest.parse()?)),
+            // With so many bytes that the host does not know, behind nothing.
+            "shout" => {
+                let mut request = Vec::new();
+                Noise { noise: vec![1; rest.parse()?] }.encode(&mut request)?;
+                let host = call.peer().ok_or("there is no host")?;
+                host.call("flow.Home/Up", &request)?;
+                Ok("heard".to_owned())
+            }
             #[cfg(feature = "tracing")]
             "log" => {
                 tracing::info!(answer = 42, "{rest}");

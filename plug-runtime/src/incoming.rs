@@ -7,7 +7,7 @@ use prost::Message;
 
 use crate::budget::{Budget, Undecodable};
 use crate::error::{Code, Delivery, Error, Result};
-use crate::protocol::Answer;
+use crate::protocol::{Answer, no_memory_for, reserve};
 use crate::stream::{Arriving, Origin, Outgoing, Stream};
 
 /// A call on its way to its handler: what generated code dispatches.
@@ -101,9 +101,13 @@ impl Incoming<'_> {
 fn respond(mut buffer: Vec<u8>, response: Result<impl Message>) -> Reply {
     let answer = match response {
         Ok(response) => {
-            buffer.reserve(response.encoded_len());
-            response.encode_raw(&mut buffer);
-            Answer::Response(buffer)
+            let len = response.encoded_len();
+            if reserve(&mut buffer, len) {
+                response.encode_raw(&mut buffer);
+                Answer::Response(buffer)
+            } else {
+                Answer::Failed(no_memory_for("the response", len as u64))
+            }
         }
         Err(error) => Answer::Failed(error),
     };

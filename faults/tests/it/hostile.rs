@@ -3,10 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use plug::{Delivery, ErrorKind, Proxy as _};
+use plug::{Delivery, ErrorKind, ExitCause, Proxy as _};
 use plug_faults::load_probe;
+use rustix::process::Signal;
 
-use crate::aftermath::{Case, assert_soon, in_time, number, pid, raw, wait_until};
+use crate::aftermath::{
+    BOUND, Case, assert_soon, evil, hang, in_time, is_alive, number, pid, raw, running, signal,
+    wait_until,
+};
+use crate::exits::{next_end, watched};
 
 /// The answer to the first call of a plugin that sends a bad frame before it.
 fn after_bad_frame(case: &Case, what: &str) -> plug::Result<Vec<u8>> {
@@ -111,10 +116,76 @@ fn p22_calls_of_a_large_plugin_do_not_wait_for_its_end() {
     .timed();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error:?}");
     assert!(error.exit().is_none(), "it says how the process ended: {error:?}");
-    wait_until("the end of the process", || !crate::aftermath::is_alive(pid));
+    wait_until("the end of the process", || !is_alive(pid));
     println!("a plugin with {mib} MiB lived on for {:?}", at.elapsed());
     drop(probe);
     case.finish();
+}
+
+/// It is killed for its silence, or since its time to stop is over. The system takes a moment to take back 1 GiB, and
+/// nobody waits for that; in which of the tries this can be seen is up to the scheduler.
+#[test]
+fn p22_calls_fail_at_the_decision_to_kill_and_not_when_the_process_has_ended() {
+    const MIB: u64 = 1024;
+    const TRIES: usize = 5;
+
+    if available_mib() < 4 * MIB {
+        println!("skipped: with less than {} MiB available, {MIB} may be too much", 4 * MIB);
+        return;
+    }
+    let case = Case::new();
+    for cause in [ExitCause::Unresponsive, ExitCause::Overdue] {
+        let mut seen_alive = 0;
+        for _ in 0..TRIES {
+            let beats = cause == ExitCause::Unresponsive;
+            let every = if beats { Duration::from_millis(500) } else { BOUND };
+            let (command, ends) = watched(evil(&[]).heartbeat(every, 4));
+            let probe = case.load(command);
+            probe.act(format!("bloat {MIB}")).unwrap();
+            let pid = pid(&probe);
+            let call = hang(&probe, "hang");
+            let other = crate::aftermath::start("a call that looks after its process", {
+                let probe = probe.clone();
+                move || {
+                    let error = probe.act("hang").unwrap_err();
+                    (error, is_alive(pid))
+                }
+            });
+            wait_until("the second handler", || running(&probe) == 2);
+            signal(pid, Signal::STOP);
+            if cause == ExitCause::Overdue {
+                probe.peer().stop(Duration::ZERO).unwrap_err();
+            }
+            let (error, was_alive) = other.get();
+            for error in [error, call.get().unwrap_err()] {
+                let exit = error.exit().expect("it says who has ended the process");
+                assert_eq!((exit.by_host(), exit.cause()), (true, cause), "{error:?}");
+                assert_eq!(
+                    (error.kind(), error.delivery()),
+                    (ErrorKind::Exited, Delivery::MayHaveRun)
+                );
+            }
+            assert_eq!(next_end(&ends).cause(), cause);
+            drop(probe);
+            seen_alive += usize::from(was_alive);
+            if was_alive {
+                break;
+            }
+        }
+        assert!(
+            seen_alive > 0,
+            "{cause:?}: in each of {TRIES} tries the process had ended before its calls"
+        );
+    }
+    case.finish();
+}
+
+/// How much memory the system has left, in MiB.
+fn available_mib() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kib.expect("Linux says so").parse::<u64>().unwrap() >> 10
 }
 
 /// There is no such service here: no code of this host runs.

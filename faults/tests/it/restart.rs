@@ -221,6 +221,27 @@ fn r5_a_call_that_may_have_run_is_repeated_once_if_its_method_is_idempotent() {
     case.finish();
 }
 
+/// The first try and the wait for the second take their time from one deadline.
+#[test]
+fn r5_one_deadline_covers_both_tries_of_an_idempotent_call() {
+    let case = Case::new();
+    let folder = Folder::new("deadline");
+    let starts = folder.join("starts");
+    let wait = Duration::from_millis(400);
+    let probe = case.load(evil(&[]).restart(always().backoff(wait, wait)));
+    let again: AgainProxy = probe.peer().proxy().unwrap();
+    let left = again
+        .with_timeout(LONG)
+        .redo(format!("die-once-and-tell-the-time-left {}", starts.display()))
+        .unwrap();
+    let left = Duration::from_micros(left.parse().unwrap());
+    assert_eq!(pids(&starts).len(), 2, "it was tried twice");
+    assert!(left < LONG - wait / 2, "{left:?} are left of {LONG:?} after a wait of {wait:?}");
+    pids(&starts).into_iter().for_each(|pid| case.expect_gone(pid));
+    drop((probe, again));
+    case.finish();
+}
+
 #[test]
 fn a_stop_ends_the_supervision_while_it_waits() {
     let case = Case::new();
@@ -353,6 +374,53 @@ fn the_next_process_is_served_as_the_first_was_also_while_a_handler_for_that_run
     assert_soon("the drop", begin.elapsed());
     sender.send(()).unwrap();
     drop(home);
+    case.finish();
+}
+
+/// Calls the plugin that asks it whether it may start.
+#[derive(Default)]
+struct Eager {
+    outcomes: Mutex<Vec<plug::Result<u32>>>,
+}
+
+impl Home for Eager {
+    fn up(&self, depth: u32) -> plug::Result<u32> {
+        House::default().up(depth)
+    }
+
+    fn say(&self, what: String) -> plug::Result<String> {
+        let called =
+            plug::Call::current().peer().map(|plugin| plugin.proxy::<FlowProxy>()?.down(0));
+        self.outcomes.lock().unwrap().extend(called);
+        Ok(what)
+    }
+
+    fn feed(&self, items: u64, size: u64) -> plug::Result<plug::Stream<Item>> {
+        House::default().feed(items, size)
+    }
+}
+
+/// The call waits for the start, and the start for the call.
+#[test]
+fn a_handler_that_serves_a_start_cannot_call_that_plugin_and_the_start_goes_on() {
+    let case = Case::new();
+    let home = Arc::new(Eager::default());
+    let restart = always().queue_for(Duration::from_millis(100));
+    let command = flowing().serve::<HomeService>(home.clone()).restart(restart);
+    let (command, ends) = watched(command);
+    let flow: FlowProxy = command.load().unwrap().proxy().unwrap();
+    let first = flow.peer().pid().unwrap();
+    home.outcomes.lock().unwrap().clear();
+    kill(first);
+    assert_eq!(next_end(&ends).pid(), first);
+    wait_until("the next process", || flow.down(0).is_ok());
+    let second = flow.peer().pid().unwrap();
+    assert_ne!(first, second);
+    [first, second].into_iter().for_each(|pid| case.expect_gone(pid));
+    let outcomes = std::mem::take(&mut *home.outcomes.lock().unwrap());
+    let [Err(error)] = &outcomes[..] else { panic!("one call that cannot be made: {outcomes:?}") };
+    assert_eq!(error.delivery(), Delivery::NotSent, "{error:?}");
+    drop((flow, home));
     case.finish();
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::FRAGMENT;
 use super::event::Request;
 use super::flow::Inflow;
+use super::memory;
 use super::outbox::SentAt;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -178,11 +179,30 @@ pub(super) enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
     total: u64,
-    bytes: Vec<u8>,
+    arrived: Arrived,
+}
+
+/// What has arrived of it.
+#[derive(Debug)]
+enum Arrived {
+    Bytes(Vec<u8>),
+    /// There was no memory for it: its bytes are counted and dropped.
+    Lost(u64),
+}
+
+/// What a fragment has come to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Added {
+    /// More must follow.
+    Part,
+    /// It was the last one of this message.
+    Whole(Bytes),
+    /// It was the last one of a message of this length, for which there was no memory.
+    Lost(u64),
 }
 
 impl Assembly {
-    /// Adds a fragment. Returns the message if this was the last one.
+    /// Adds a fragment.
     ///
     /// `limit` is the largest message that this side told the other it receives. Memory is taken as
     /// bytes arrive, never because a number announces them.
@@ -192,18 +212,19 @@ impl Assembly {
         total: u64,
         is_last: bool,
         limit: u64,
-    ) -> Result<Option<Bytes>> {
+    ) -> Result<Added> {
         if is_last && total == 0 && self.total == 0 && fragment.len() <= FRAGMENT {
             // The usual case, which is held against nothing but the limit.
             if fragment.len() as u64 <= limit {
-                return Ok(Some(Bytes::copy_from_slice(fragment)));
+                return Ok(Added::alone(fragment));
             }
         }
         if fragment.len() > FRAGMENT {
             return Err(broken(&format!("a fragment has {} bytes", fragment.len())));
         }
-        let so_far = self.bytes.len() as u64 + fragment.len() as u64;
-        if self.bytes.is_empty() && self.total == 0 {
+        let before = self.arrived.len();
+        let so_far = before + fragment.len() as u64;
+        if self.total == 0 {
             // The total is on the first of several fragments; alone, a fragment is the whole.
             self.total = if total == 0 && is_last { so_far } else { total };
         } else if total != 0 {
@@ -224,14 +245,23 @@ impl Assembly {
                 self.total
             )));
         }
-        if is_last && self.bytes.is_empty() {
-            return Ok(Some(Bytes::copy_from_slice(fragment)));
+        if is_last && before == 0 {
+            return Ok(Added::alone(fragment));
         }
-        self.bytes
-            .try_reserve(fragment.len())
-            .map_err(|_| broken("there is no memory left for a message that arrives"))?;
-        self.bytes.extend_from_slice(fragment);
-        Ok(is_last.then(|| Bytes::from(std::mem::take(&mut self.bytes))))
+        let stored = match &mut self.arrived {
+            Arrived::Bytes(bytes) => store(bytes, fragment),
+            Arrived::Lost(_) => false,
+        };
+        if !stored {
+            self.arrived = Arrived::Lost(so_far);
+        }
+        if !is_last {
+            return Ok(Added::Part);
+        }
+        Ok(match std::mem::take(&mut self.arrived) {
+            Arrived::Bytes(bytes) => Added::Whole(Bytes::from(bytes)),
+            Arrived::Lost(len) => Added::Lost(len),
+        })
     }
 
     /// Whether a first fragment has arrived, and more must follow.
@@ -241,13 +271,50 @@ impl Assembly {
 
     /// How many bytes have not arrived of the message that has begun.
     pub(super) fn rest(&self) -> u64 {
-        self.total - self.bytes.len() as u64
+        self.total - self.arrived.len()
     }
 
     #[cfg(any(test, fuzzing))]
     pub(super) fn held(&self) -> usize {
-        self.bytes.capacity()
+        match &self.arrived {
+            Arrived::Bytes(bytes) => bytes.capacity(),
+            Arrived::Lost(_) => 0,
+        }
     }
+}
+
+impl Arrived {
+    fn len(&self) -> u64 {
+        match self {
+            Arrived::Bytes(bytes) => bytes.len() as u64,
+            Arrived::Lost(len) => *len,
+        }
+    }
+}
+
+impl Default for Arrived {
+    fn default() -> Self {
+        Arrived::Bytes(Vec::new())
+    }
+}
+
+impl Added {
+    /// What the only fragment of a message comes to.
+    fn alone(fragment: &[u8]) -> Added {
+        match memory::copy(fragment) {
+            Some(message) => Added::Whole(message),
+            None => Added::Lost(fragment.len() as u64),
+        }
+    }
+}
+
+/// Says whether there was memory for it.
+fn store(bytes: &mut Vec<u8>, fragment: &[u8]) -> bool {
+    let has_room = memory::reserve(bytes, fragment.len());
+    if has_room {
+        bytes.extend_from_slice(fragment);
+    }
+    has_room
 }
 
 pub(super) fn broken(what: &str) -> Error {
@@ -261,12 +328,13 @@ mod tests {
     #[test]
     fn fragments_make_a_message() {
         let mut assembly = Assembly::default();
-        assert_eq!(assembly.add(b"ab", 5, false, 10).unwrap(), None);
+        let whole = |text: &'static str| Added::Whole(text.into());
+        assert_eq!(assembly.add(b"ab", 5, false, 10).unwrap(), Added::Part);
         assert!(assembly.has_begun());
-        assert_eq!(assembly.add(b"c", 0, false, 10).unwrap(), None);
-        assert_eq!(assembly.add(b"de", 0, true, 10).unwrap().unwrap(), "abcde");
-        assert_eq!(Assembly::default().add(b"", 0, true, 10).unwrap().unwrap(), "");
-        assert_eq!(Assembly::default().add(b"x", 1, true, 10).unwrap().unwrap(), "x");
+        assert_eq!(assembly.add(b"c", 0, false, 10).unwrap(), Added::Part);
+        assert_eq!(assembly.add(b"de", 0, true, 10).unwrap(), whole("abcde"));
+        assert_eq!(Assembly::default().add(b"", 0, true, 10).unwrap(), whole(""));
+        assert_eq!(Assembly::default().add(b"x", 1, true, 10).unwrap(), whole("x"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::connection::{Connection, broken};
 use super::event::{Answer, Event};
 use super::flow::{Cost, Inflow};
 use super::frame::{Frame, Metadata, flag, kind, within_frame};
+use super::memory;
 use super::outbox::SentAt;
 use super::{FRAGMENT, MAX_METADATA, Side, metadata_len};
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
@@ -81,8 +82,8 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TooLarge`] if the other side does not receive messages of that size, [`ErrorKind::Unimplemented`]
-    /// for a stream to a side that knows none, and why the connection is over if it is. Nothing was sent, and no
+    /// [`ErrorKind::TooLarge`] if the other side does not receive messages of that size, or there is no memory to encode
+    /// one, [`ErrorKind::Unimplemented`] for a stream to a side that knows none, and why the connection is over if it is. Nothing was sent, and no
     /// event follows.
     pub(crate) fn open(
         &mut self,
@@ -122,9 +123,10 @@ impl Connection {
                 self.outbox.push_with(&open, len, |out| request.encode_raw(out))
             }
             Some(request) => {
+                let message = encode_long(request, len)?;
                 let flags = flag::HALF_CLOSE;
                 let last = Frame { kind: kind::MESSAGE, call, flags, ..Frame::default() };
-                self.push_long(open, last, Bytes::from(request.encode_to_vec()));
+                self.push_long(open, last, message);
                 SentAt::Unfinished
             }
         };
@@ -533,6 +535,16 @@ impl Connection {
             format!("the {what} has {len} bytes; {whose} limit is {limit}"),
         ))
     }
+}
+
+/// Encodes a message of any length.
+fn encode_long(message: &impl Message, len: usize) -> Result<Bytes> {
+    let mut encoded = Vec::new();
+    if !memory::reserve(&mut encoded, len) {
+        return Err(memory::none_for("the request", len as u64));
+    }
+    message.encode_raw(&mut encoded);
+    Ok(Bytes::from(encoded))
 }
 
 /// The frame that ends a stream of requests behind its last message.

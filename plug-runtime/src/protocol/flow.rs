@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::call::{Assembly, broken};
+use super::call::{Added, Assembly, broken};
 use super::{FRAGMENT, FRAME_COST};
 use crate::error::Result;
 
@@ -159,6 +159,8 @@ pub(super) struct Arrived {
     pub(super) passed: u64,
     /// A whole message, and what it cost.
     pub(super) message: Option<(bytes::Bytes, Cost)>,
+    /// A message of so many bytes is whole, and there was no memory for it.
+    pub(super) lost: Option<u64>,
     /// A message of several frames has begun, with so many bytes: it needs the budget.
     pub(super) wants: Option<u64>,
     /// The call's next grant.
@@ -190,7 +192,8 @@ impl Inflow {
         }
         let cost = payload.len() as u64 + FRAME_COST;
         self.window.receive(cost)?;
-        let mut arrived = Arrived { passed: 0, message: None, wants: None, grant: None };
+        let mut arrived =
+            Arrived { passed: 0, message: None, lost: None, wants: None, grant: None };
         if self.is_discarded {
             // The call pays, so that its sender comes to a halt; all calls together do not.
             arrived.passed = cost;
@@ -198,14 +201,14 @@ impl Inflow {
         }
         let begins = !self.message.has_begun();
         self.cost += cost;
-        let message = self.message.add(payload, total, is_last, limit)?;
-        let is_alone = begins && message.is_some();
+        let added = self.message.add(payload, total, is_last, limit)?;
+        let is_alone = begins && matches!(added, Added::Whole(_));
         if !is_alone {
             // Nothing of it can be consumed before it is whole. If it were held against what all calls together may
             // use, messages that wait for each other's rest would wait for ever.
             arrived.passed = cost;
         }
-        if let Some(message) = message {
+        if let Added::Whole(message) = added {
             let (connection, budget) =
                 if is_alone { (self.cost, 0) } else { (0, message.len() as u64) };
             let cost = Cost { call: self.cost, connection, budget };
@@ -213,6 +216,8 @@ impl Inflow {
             self.message = Assembly::default();
             self.cost = 0;
             self.is_admitted = false;
+        } else if let Added::Lost(len) = added {
+            arrived.lost = Some(len);
         } else if begins {
             arrived.wants = Some(total);
         } else if self.is_admitted {

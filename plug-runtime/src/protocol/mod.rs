@@ -12,9 +12,11 @@ mod event;
 mod flow;
 mod frame;
 mod hello;
+mod memory;
 mod outbox;
 mod receive;
 mod splitter;
+mod stream;
 #[cfg(any(test, fuzzing))]
 mod tests;
 
@@ -24,6 +26,7 @@ pub(crate) use connection::Connection;
 pub(crate) use event::{Answer, Event, Request};
 pub(crate) use flow::Cost;
 pub(crate) use hello::{Config, Hello, MethodInfo, Pair, ServiceInfo};
+pub(crate) use memory::{none_for as no_memory_for, reserve};
 #[cfg(any(test, fuzzing))]
 pub(crate) use tests::fuzz;
 

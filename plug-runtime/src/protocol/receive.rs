@@ -6,14 +6,15 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::FRAGMENT;
-use super::call::{Arriving, Assembly, Phase, Served};
+use super::call::{Added, Arriving, Assembly, Phase, Served};
 use super::command::{cancelled, half_close};
 use super::connection::{Connection, broken};
 use super::event::{Answer, Event, Extra, Goodbye, Request};
-use super::flow::{Arrived, Inflow, check_grant};
+use super::flow::{Inflow, check_grant};
 use super::frame::{Frame, Metadata, flag, kind};
 use super::hello::Hello;
-use super::outbox::Progress;
+use super::memory;
+use super::stream::has_message;
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
 
 impl Connection {
@@ -45,8 +46,10 @@ impl Connection {
             kind::READY if self.features.ready => self.handle_ready(),
             kind::HELLO => Err(broken("a second hello")),
             kind::LOG if self.features.log && self.side == super::Side::Host => {
-                let record = Bytes::copy_from_slice(frame.payload);
-                self.events.push_back(Event::Log { call: frame.call, record });
+                // Where there is no memory for a record, it is one of those that are lost.
+                let record = memory::copy(frame.payload);
+                let log = record.map(|record| Event::Log { call: frame.call, record });
+                self.events.extend(log);
                 Ok(())
             }
             kind::LEVEL if self.features.log && self.side == super::Side::Plugin => {
@@ -64,7 +67,7 @@ impl Connection {
 
     /// Counts a frame that does nothing, and that nobody has paid for: a flood of them ends the connection. Of what
     /// comes late for a call, only the heads count: it may be long.
-    fn count_idle(&mut self, bytes: usize) -> Result<()> {
+    pub(super) fn count_idle(&mut self, bytes: usize) -> Result<()> {
         self.idle_bytes += bytes as u64 + 1;
         if self.idle_bytes > MAX_IDLE {
             return Err(broken(&format!(
@@ -76,7 +79,7 @@ impl Connection {
 
     /// Counts a frame that did something: it pays for one that does nothing, such as the cancel of a call that has
     /// just ended.
-    fn count_useful(&mut self) {
+    pub(super) fn count_useful(&mut self) {
         self.idle_bytes = self.idle_bytes.saturating_sub(IDLE_PER_USEFUL);
     }
 
@@ -166,18 +169,26 @@ impl Connection {
         let mut message = Assembly::default();
         let limit = self.own.message_limit();
         let is_last = frame.flags & flag::LAST != 0;
+        let mut lost = None;
         let phase = match message.add(frame.payload, frame.total, is_last, limit)? {
-            Some(message) => {
+            Added::Whole(message) => {
                 request.message = message;
                 self.events.push_back(Event::Request(request));
                 Phase::Running
             }
-            None => {
+            Added::Lost(len) => {
+                lost = Some(len);
+                Phase::Running
+            }
+            Added::Part => {
                 self.ask_for_rest(call, frame.total)?;
                 Phase::Arriving(Box::new(Arriving { request, message }))
             }
         };
         self.served.insert(call, Served { phase, requests: None, is_cancelled: false });
+        if let Some(len) = lost {
+            self.refuse_lost(call, len);
+        }
         if frame.total != 0 {
             self.admit_waiting();
         }
@@ -232,41 +243,27 @@ impl Connection {
             return Err(ungranted(call));
         }
         let is_last = frame.flags & flag::LAST != 0;
-        if let Some(message) = message.add(frame.payload, frame.total, is_last, limit)? {
-            request.message = message;
-            let request = std::mem::take(request);
-            served.phase = Phase::Running;
-            self.forget_arriving(call);
-            self.events.push_back(Event::Request(request));
-        } else if frame.payload.is_empty() {
-            self.count_idle(head)?;
+        match message.add(frame.payload, frame.total, is_last, limit)? {
+            Added::Whole(message) => {
+                request.message = message;
+                let request = std::mem::take(request);
+                served.phase = Phase::Running;
+                self.forget_arriving(call);
+                self.events.push_back(Event::Request(request));
+            }
+            Added::Lost(len) => {
+                served.phase = Phase::Running;
+                self.refuse_lost(call, len);
+            }
+            Added::Part if frame.payload.is_empty() => self.count_idle(head)?,
+            Added::Part => {}
         }
         Ok(())
     }
 
-    /// Takes a frame of a stream of requests.
-    fn handle_requests(&mut self, frame: &Frame<'_>) -> Result<()> {
-        let call = frame.call;
-        let ends = frame.flags & flag::HALF_CLOSE != 0;
-        // An empty fragment has nothing but its place, and costs like others.
-        if has_message(frame) || (frame.kind == kind::MESSAGE && !ends) {
-            self.handle_message(frame)?;
-        }
-        if !ends {
-            return Ok(());
-        }
-        let Some(served) = self.served.get_mut(call) else { return Ok(()) };
-        let Some(requests) = &mut served.requests else { return Ok(()) };
-        if requests.has_ended {
-            return Err(broken("a second end of a stream"));
-        }
-        requests.end()?;
-        if let Phase::Draining = served.phase {
-            self.remove_served(call);
-        } else if !requests.is_discarded {
-            self.events.push_back(Event::RequestsEnded { call, result: Ok(()) });
-        }
-        Ok(())
+    /// Refuses a call for whose request there was no memory.
+    fn refuse_lost(&mut self, call: u64, len: u64) {
+        self.reply(call, Answer::Refused(memory::none_for("a request", len)));
     }
 
     fn handle_cancel(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Result<()> {
@@ -333,7 +330,7 @@ impl Connection {
             return Err(ungranted(call));
         }
         let is_last = frame.flags & flag::LAST != 0;
-        if made.response.add(frame.payload, frame.total, is_last, limit)?.is_some() {
+        if made.response.add(frame.payload, frame.total, is_last, limit)? != Added::Part {
             return Err(broken("a response that ends before its call"));
         }
         if frame.total != 0 {
@@ -373,8 +370,14 @@ impl Connection {
             Ok(Bytes::new())
         } else if is_last {
             // On an error the call is still there, to be failed with all others.
-            let message = made.response.add(frame.payload, frame.total, true, limit)?;
-            Ok(message.unwrap_or_default())
+            match made.response.add(frame.payload, frame.total, true, limit)? {
+                Added::Whole(message) => Ok(message),
+                Added::Part => Ok(Bytes::new()),
+                Added::Lost(len) => {
+                    let error = memory::none_for("a response", len);
+                    Err(error.with_delivery(Delivery::MayHaveRun))
+                }
+            }
         } else {
             return Err(broken("a call that ends without a response and without an error"));
         };
@@ -396,38 +399,7 @@ impl Connection {
         Ok(())
     }
 
-    // ---- streams, of calls of either side
-
-    /// Takes a frame with a fragment of a message of a stream.
-    fn handle_message(&mut self, frame: &Frame<'_>) -> Result<()> {
-        let call = frame.call;
-        let limit = self.own.message_limit();
-        self.window.receive(frame.payload.len() as u64 + super::FRAME_COST)?;
-        let is_last = frame.flags & flag::LAST != 0;
-        if frame.payload.is_empty() && !is_last {
-            // It would be granted again and again what such fragments of an admitted message cost.
-            self.count_idle(HEAD)?;
-        }
-        let Some(inflow) = self.inflow(call) else { return Err(unknown_call(call)) };
-        let Arrived { passed, message, wants, grant } =
-            inflow.add(frame.payload, frame.total, is_last, limit)?;
-        self.pass(passed);
-        if let Some(grant) = grant {
-            self.grant(call, grant);
-        }
-        if let Some(total) = wants {
-            self.stream_budget.ask(call, total);
-            self.admit_waiting();
-        }
-        if let Some((message, cost)) = message {
-            if cost.budget() > 0 {
-                self.stream_budget.keep(call, cost.budget());
-            }
-            self.count_useful();
-            self.events.push_back(Event::Message { call, message, cost });
-        }
-        Ok(())
-    }
+    // ---- calls of either side
 
     /// Notes that a message has begun that is no stream's. A long one needs leave, and gets it when there is memory. Who
     /// does not wait for leave must not begin more than there is memory for.
@@ -444,33 +416,6 @@ impl Connection {
             }
         }
         Ok(())
-    }
-
-    fn handle_credit(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Result<()> {
-        let rooms = &mut self.rooms;
-        let mut note = |progress| {
-            if let Progress::Room(call) = progress {
-                rooms.push_back(call);
-            }
-        };
-        if frame.call == 0 {
-            self.outbox.grant_all(frame.credit, note)?;
-            return Ok(());
-        }
-        check_grant(frame.credit)?;
-        if self.outbox.has_flow(frame.call) {
-            self.outbox.grant(frame.call, frame.credit)?.map(&mut note);
-            return Ok(());
-        }
-        let is_late = if self.side.is_caller_of(frame.call) {
-            frame.call < self.next_call
-        } else {
-            frame.call <= self.last_served
-        };
-        if !is_late {
-            return Err(unknown_call(frame.call));
-        }
-        self.count_idle(bytes.len())
     }
 
     // ---- the connection
@@ -523,11 +468,6 @@ fn check_windows(peer: &Hello) -> Result<()> {
     Ok(())
 }
 
-/// Whether a frame of a stream has a message, or a fragment of one, and not just an end.
-fn has_message(frame: &Frame<'_>) -> bool {
-    !frame.payload.is_empty() || frame.total != 0 || frame.flags & flag::LAST != 0
-}
-
 fn refusal(frame: &Frame<'_>) -> Error {
     let code = Code::from_wire(frame.code);
     let message = format!("it refused to start: {}", frame.message);
@@ -538,15 +478,12 @@ fn ungranted(call: u64) -> Error {
     broken(&format!("the rest of a long message of the call {call} before it was granted"))
 }
 
-fn unknown_call(call: u64) -> Error {
+pub(super) fn unknown_call(call: u64) -> Error {
     broken(&format!("a frame for the call {call}, which was not made or has ended"))
 }
 
 /// How many bytes of frames that do nothing may come in a second.
 pub(super) const MAX_IDLE: u64 = 2 << 20;
-
-/// What an empty fragment of a stream counts for among them.
-const HEAD: usize = 16;
 
 /// How many of them a frame that does something pays for.
 const IDLE_PER_USEFUL: u64 = 64;

@@ -1,8 +1,8 @@
 //! Cuts what arrives into the preamble and frames, however it was cut on the way.
 
 use super::frame::{Varint, read_varint};
-use super::{MAX_FRAME, Side};
-use crate::error::{Error, ErrorKind, Result};
+use super::{MAX_FRAME, Side, memory};
+use crate::error::{Code, Error, ErrorKind, Result};
 
 /// Finds frames in a sequence of reads, and keeps what is incomplete until the rest arrives.
 #[derive(Debug)]
@@ -44,11 +44,10 @@ impl Splitter {
     ) -> Result<()> {
         if self.partial.is_empty() {
             let used = self.split(bytes, &mut handle)?;
-            self.partial.extend_from_slice(&bytes[used..]);
-            return Ok(());
+            return append(&mut self.partial, &bytes[used..]);
         }
         let mut whole = std::mem::take(&mut self.partial);
-        whole.extend_from_slice(bytes);
+        append(&mut whole, bytes)?;
         let used = self.split(&whole, &mut handle)?;
         whole.drain(..used);
         // A buffer that a large frame has grown is not kept for ever.
@@ -98,6 +97,19 @@ impl Splitter {
             format!("a frame of {len} bytes was announced; the limit is {MAX_FRAME}"),
         )
     }
+}
+
+/// Without memory for one frame, the connection is at its end: what comes next cannot be found.
+fn append(buffer: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
+    if !memory::reserve(buffer, bytes.len()) {
+        let len = buffer.len() + bytes.len();
+        let message =
+            format!("there is no memory left here for a frame, of which {len} bytes have arrived");
+        let error = Error::of_kind(ErrorKind::Shutdown, message);
+        return Err(error.with_code(Code::ResourceExhausted));
+    }
+    buffer.extend_from_slice(bytes);
+    Ok(())
 }
 
 /// Whether the preamble is complete. What arrived instead of it is quoted in the error.

@@ -32,6 +32,8 @@ mod handshake;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod random;

@@ -1,0 +1,118 @@
+//! What arrives in streams, of calls of either side, and leave to send.
+
+use super::call::Phase;
+use super::connection::{Connection, broken};
+use super::event::Event;
+use super::flow::{Arrived, check_grant};
+use super::frame::{Frame, flag, kind};
+use super::memory;
+use super::outbox::Progress;
+use super::receive::unknown_call;
+use crate::error::{Error, Result};
+
+impl Connection {
+    /// Takes a frame of a stream of requests.
+    pub(super) fn handle_requests(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let call = frame.call;
+        let ends = frame.flags & flag::HALF_CLOSE != 0;
+        // An empty fragment has nothing but its place, and costs like others.
+        if has_message(frame) || (frame.kind == kind::MESSAGE && !ends) {
+            self.handle_message(frame)?;
+        }
+        if !ends {
+            return Ok(());
+        }
+        let Some(served) = self.served.get_mut(call) else { return Ok(()) };
+        let Some(requests) = &mut served.requests else { return Ok(()) };
+        if requests.has_ended {
+            return Err(broken("a second end of a stream"));
+        }
+        requests.end()?;
+        if let Phase::Draining = served.phase {
+            self.remove_served(call);
+        } else if !requests.is_discarded {
+            self.events.push_back(Event::RequestsEnded { call, result: Ok(()) });
+        }
+        Ok(())
+    }
+
+    /// Takes a frame with a fragment of a message of a stream.
+    pub(super) fn handle_message(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let call = frame.call;
+        let limit = self.own.message_limit();
+        self.window.receive(frame.payload.len() as u64 + super::FRAME_COST)?;
+        let is_last = frame.flags & flag::LAST != 0;
+        if frame.payload.is_empty() && !is_last {
+            // It would be granted again and again what such fragments of an admitted message cost.
+            self.count_idle(HEAD)?;
+        }
+        let Some(inflow) = self.inflow(call) else { return Err(unknown_call(call)) };
+        let Arrived { passed, message, lost, wants, grant } =
+            inflow.add(frame.payload, frame.total, is_last, limit)?;
+        self.pass(passed);
+        if let Some(grant) = grant {
+            self.grant(call, grant);
+        }
+        if let Some(total) = wants {
+            self.stream_budget.ask(call, total);
+            self.admit_waiting();
+        }
+        if let Some((message, cost)) = message {
+            if cost.budget() > 0 {
+                self.stream_budget.keep(call, cost.budget());
+            }
+            self.count_useful();
+            self.events.push_back(Event::Message { call, message, cost });
+        }
+        if let Some(len) = lost {
+            self.break_off(call, &memory::none_for("a message", len));
+        }
+        Ok(())
+    }
+
+    /// Ends a stream of which a message is lost: nothing that follows is kept.
+    fn break_off(&mut self, call: u64, error: &Error) {
+        if self.side.is_caller_of(call) {
+            self.cancel(call, error, &mut []);
+        } else {
+            self.discard(call);
+            let result = Err(error.duplicate());
+            self.events.push_back(Event::RequestsEnded { call, result });
+        }
+    }
+
+    pub(super) fn handle_credit(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Result<()> {
+        let rooms = &mut self.rooms;
+        let mut note = |progress| {
+            if let Progress::Room(call) = progress {
+                rooms.push_back(call);
+            }
+        };
+        if frame.call == 0 {
+            self.outbox.grant_all(frame.credit, note)?;
+            return Ok(());
+        }
+        check_grant(frame.credit)?;
+        if self.outbox.has_flow(frame.call) {
+            self.outbox.grant(frame.call, frame.credit)?.map(&mut note);
+            return Ok(());
+        }
+        let is_late = if self.side.is_caller_of(frame.call) {
+            frame.call < self.next_call
+        } else {
+            frame.call <= self.last_served
+        };
+        if !is_late {
+            return Err(unknown_call(frame.call));
+        }
+        self.count_idle(bytes.len())
+    }
+}
+
+/// Whether a frame of a stream has a message, or a fragment of one, and not just an end.
+pub(super) fn has_message(frame: &Frame<'_>) -> bool {
+    !frame.payload.is_empty() || frame.total != 0 || frame.flags & flag::LAST != 0
+}
+
+/// What an empty fragment of a stream counts for among them.
+const HEAD: usize = 16;
