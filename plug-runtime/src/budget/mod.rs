@@ -162,8 +162,9 @@ impl Schema {
         let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         known.unwrap_or_else(|| {
             let schema = Schema::read(service, descriptors).map(Arc::new);
-            KNOWN.write().unwrap_or_else(PoisonError::into_inner).insert(key, schema.clone());
-            schema
+            let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+            // Another thread may have read it meanwhile.
+            known.entry(key).or_insert(schema).clone()
         })
     }
 
