@@ -15,6 +15,7 @@ use crate::blocking::Link;
 use crate::cancel::{CancelToken, Registration};
 use crate::panics;
 use crate::peer::{Peer, WeakPeer};
+use crate::sys::thread;
 
 /// The call that is being served: how long it may take, whether it is still wanted, who made it.
 ///
@@ -320,10 +321,8 @@ impl Callbacks {
         if callbacks.has_thread {
             return;
         }
-        let name = "plug-cancel".to_owned();
         // Without a thread they wait for the next one that is cancelled, which tries again.
-        callbacks.has_thread =
-            std::thread::Builder::new().name(name).spawn(Callbacks::run_all).is_ok();
+        callbacks.has_thread = thread::spawn("plug-cancel", Callbacks::run_all).is_ok();
     }
 
     fn run_all() {

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use crate::exit::Exit;
 use crate::panics;
+use crate::sys::thread;
 
 /// A callback of the user's, and the ends that it has not been told of yet.
 ///
@@ -40,8 +40,7 @@ impl ExitNotice {
         // If there can be no thread, the closure is dropped with the callback in it, so it must not own that.
         let held = Arc::new(Mutex::new(Some((self, callback))));
         let taken = held.clone();
-        let name = "plug-exit".to_owned();
-        let made = thread::Builder::new().name(name).spawn(move || {
+        let made = thread::spawn("plug-exit", move || {
             let held = lock(&taken).take();
             if let Some((notice, callback)) = held {
                 notice.tell_all(callback);

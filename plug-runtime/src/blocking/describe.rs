@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message as _;
 
+use super::load::no_room;
 use super::remote::exit_error;
 use super::serve::hello;
 use crate::description::{Description, EncodedDescription, merged};
@@ -61,8 +62,8 @@ fn describe_program(program: &Program, settings: &Settings) -> Result<Descriptio
     // Killed and reaped with everything that it has started when this returns.
     let mut started = program.spawn()?;
     drop(started.stdin);
-    pipe::set_nonblocking(&started.stdout)?;
-    pipe::set_nonblocking(&started.stderr)?;
+    pipe::set_nonblocking(&started.stdout).map_err(no_room)?;
+    pipe::set_nonblocking(&started.stderr).map_err(no_room)?;
     let tail = Tail::default();
     let mut output = Vec::new();
     let (mut stdout_ended, mut stderr_ended) = (false, false);
@@ -85,7 +86,7 @@ fn describe_program(program: &Program, settings: &Settings) -> Result<Descriptio
             started.child.exit_fd().map(|exit| Wait { fd: exit.as_fd(), for_writing: false });
         let look_at = if exit.is_some() { until } else { now.checked_add(LOOK_EVERY) };
         let waits: Vec<_> = [stdout, stderr, exit].into_iter().flatten().collect();
-        pipe::wait(&waits, look_at)?;
+        pipe::wait(&waits, look_at);
     };
     if status != ExitStatus::Code(0) {
         let exit = Exit::by_itself(started.child.pid(), status);
@@ -112,7 +113,10 @@ fn read_all(stdout: &OwnedFd, output: &mut Vec<u8>) -> Result<bool> {
             }
             Ok(len) => output.extend_from_slice(&buffer[..len]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let message = "its description cannot be read";
+                return Err(Error::of_kind(ErrorKind::Handshake, message).with_source(error));
+            }
         }
     }
 }

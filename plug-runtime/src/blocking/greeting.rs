@@ -79,7 +79,7 @@ impl Link {
             } else {
                 waits.push(Wait::readable(&self.input));
             }
-            let ready = pipe::wait(&waits, until)?;
+            let ready = pipe::wait(&waits, until);
             state = self.lock();
             state.writer = writer;
             let readable = !input_ended && ready.last().is_some_and(|&readable| readable);

@@ -15,6 +15,7 @@
 //! - Code of users (handlers, iterators, what they drop) never runs under the lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
@@ -47,7 +48,7 @@ pub(crate) struct Link {
     pub(super) input: OwnedFd,
     pub(super) interrupt: Interrupt,
     /// Wakes who reads with a call that can be cancelled. Made when the first of them is.
-    pub(super) bell: OnceLock<Option<Bell>>,
+    pub(super) bell: OnceLock<Bell>,
     /// Signalled when the connection is over.
     pub(super) ended: Condvar,
     /// Signalled when a worker is needed, or the connection is over.
@@ -148,7 +149,7 @@ impl Link {
         input: OwnedFd,
         output: OwnedFd,
         child: bool,
-    ) -> Result<Arc<Link>> {
+    ) -> io::Result<Arc<Link>> {
         pipe::set_nonblocking(&output)?;
         let writer = Writer { output: Some(output), buffer: Vec::new(), written: 0 };
         Ok(Arc::new(Link {
@@ -212,7 +213,7 @@ impl Link {
 
     /// Has the thread that reads look at what another one has brought, if it listens.
     fn rouse_leader(&self) {
-        if let Some(Some(bell)) = self.bell.get() {
+        if let Some(bell) = self.bell.get() {
             bell.ring();
         }
     }
@@ -248,9 +249,13 @@ impl Link {
         }
     }
 
-    /// The bell for who reads; `None` where the system has no descriptor left for it.
+    /// The bell for who reads; `None` where the system has no descriptor for it at the moment.
     pub(super) fn bell(&self) -> Option<&Bell> {
-        self.bell.get_or_init(|| Bell::new().ok()).as_ref()
+        if self.bell.get().is_none() {
+            // Another thread may have been faster.
+            let _ = Bell::new().map(|bell| self.bell.set(bell));
+        }
+        self.bell.get()
     }
 
     pub(super) fn ring(&self) {

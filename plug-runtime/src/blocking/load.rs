@@ -2,9 +2,11 @@
 
 use std::cell::Cell;
 use std::ffi::OsStr;
-use std::os::fd::AsFd as _;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 use super::dispatch::service_infos;
 use super::line::Line;
@@ -79,8 +81,8 @@ impl Launched {
         own.level = level;
         let core = Connection::new(Side::Host, own, greet_by);
         let mut started = program.spawn()?;
-        pipe::set_nonblocking(&started.stderr)?;
-        let link = Link::new(core, started.stdout, started.stdin, true)?;
+        pipe::set_nonblocking(&started.stderr).map_err(no_room)?;
+        let link = Link::new(core, started.stdout, started.stdin, true).map_err(no_room)?;
         let source = Source::new(name);
         let lines = settings.trace_stderr.then(|| Lines::new(source.clone()));
         let _ = link.log.set(source);
@@ -90,8 +92,7 @@ impl Launched {
         let tail = Arc::new(Tail::new(lines));
         let printed = settings.sinks.follow(&tail)?;
 
-        let exit_fd = started.child.exit_fd().map(|exit_fd| exit_fd.as_fd().try_clone_to_owned());
-        let exit_fd = exit_fd.transpose()?;
+        let exit_fd = started.child.exit_fd().map(pipe::duplicate).transpose().map_err(no_room)?;
         let stderr_ended = Cell::new(false);
         let beside = || {
             // A stderr that has ended is ready for ever.
@@ -118,7 +119,7 @@ impl Launched {
         if let Err(error) = greeted {
             // What it printed often says more than what is wrong with its hello.
             let pid = started.child.pid();
-            let by_itself = wait_for_end(&started.child, END_AFTER_FAILURE);
+            let by_itself = started.child.ends_within(END_AFTER_FAILURE);
             let status = if by_itself { started.child.try_end() } else { None };
             drop(started.child);
             tail.fill(&started.stderr);
@@ -157,21 +158,13 @@ impl Launched {
     }
 }
 
-/// Waits briefly for a child that has closed its pipes or is about to leave.
-fn wait_for_end(child: &crate::process::Child, at_most: Duration) -> bool {
-    child.exit_fd().is_some_and(|exit_fd| {
-        let wait = Wait { fd: exit_fd.as_fd(), for_writing: false };
-        pipe::wait(&[wait], Some(Instant::now() + at_most)).is_ok_and(|ready| ready[0])
-    })
-}
-
 fn load_inside(plugin: InProcess, settings: Settings, name: &Arc<str>) -> Result<Peer> {
-    let (plugin_input, host_output) = pipe::pair()?;
-    let (host_input, plugin_output) = pipe::pair()?;
+    let (plugin_input, host_output) = pipe::pair().map_err(no_room)?;
+    let (host_input, plugin_output) = pipe::pair().map_err(no_room)?;
     let greet_by = Instant::now().checked_add(settings.start_timeout);
     // Without log records: they are in this process already.
     let core = Connection::new(Side::Host, hello(&settings)?.with_features(&[]), greet_by);
-    let link = Link::new(core, host_input, host_output, false)?;
+    let link = Link::new(core, host_input, host_output, false).map_err(no_room)?;
     link.limit_decoding(settings.decode_limit());
     link.offer(settings.offers.clone());
     (plugin.start)(plugin_input, plugin_output)?;
@@ -226,6 +219,16 @@ pub(super) fn own_name() -> String {
     // What Linux says of a program that has been replaced since its start, or runs from a verified copy.
     let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
     name.strip_prefix("memfd:").unwrap_or(name).to_owned()
+}
+
+/// The error of a load for which the system lacks something.
+pub(super) fn no_room(error: io::Error) -> Error {
+    let hint = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE) => ": too many files are open; each plugin takes five",
+        _ => "",
+    };
+    let message = format!("the system has no room for one more plugin{hint}");
+    Error::of_kind(ErrorKind::Spawn, message).with_source(error)
 }
 
 /// The longest configuration of a plugin, in bytes: it is in the hello, which is one frame.

@@ -20,6 +20,7 @@ mod patience;
 mod pump;
 mod remote;
 mod serve;
+mod stand_in;
 mod supervisor;
 mod transfer;
 mod upkeep;

@@ -149,7 +149,7 @@ impl Link {
     }
 
     /// Ends a stream: of responses with their call, of requests with the leave to answer, or with a cancel.
-    fn end_pump(&self, state: &mut State, call: u64, result: Result<()>) {
+    pub(super) fn end_pump(&self, state: &mut State, call: u64, result: Result<()>) {
         state.running.remove(call);
         if state.core.is_wanted(call) {
             match result {

@@ -1,11 +1,13 @@
 //! A plugin in a process of its own, from its hello to its end.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::heartbeat::{Beat, Heartbeat};
 use super::link::Link;
+use super::load::no_room;
 use super::supervisor::Supervisor;
 use super::watcher::{self, Key, Report, Source, Watched};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,6 +42,8 @@ struct Life {
     heartbeat: Option<Heartbeat>,
     /// Who is told when it has ended, once it was loaded.
     notice: Option<Arc<ExitNotice>>,
+    /// Whether the system cannot say when there is something in stderr, so that the watcher looks.
+    looks_at_stderr: bool,
     heir: Option<Heir>,
 }
 
@@ -87,6 +91,7 @@ impl Remote {
                     signalled: None,
                     heartbeat: None,
                     notice: None,
+                    looks_at_stderr: false,
                     heir: None,
                 }),
                 ended: Condvar::new(),
@@ -95,15 +100,18 @@ impl Remote {
             Watched::Remote(remote)
         })?;
         let Some(remote) = made else { unreachable!("it was made when it was registered") };
-        remote.add_descriptors().inspect_err(|_| {
-            // Dropping the child ends it.
-            drop(remote.lock().child.take());
+        remote.add_descriptors().map_err(|error| {
+            let child = remote.lock().child.take();
+            // Dropping it ends it.
+            drop(child);
+            watcher::disarm(key, Source::Stderr, &remote.stderr);
             watcher::forget(key);
+            no_room(error)
         })?;
         Ok(remote)
     }
 
-    fn add_descriptors(&self) -> Result<()> {
+    fn add_descriptors(&self) -> io::Result<()> {
         watcher::arm(self.key, Source::Stderr, &self.stderr)?;
         self.link.watch(self.key);
         match self.lock().child.as_ref().and_then(Child::exit_fd) {
@@ -212,7 +220,8 @@ impl Remote {
         let child = life.child.as_ref()?;
         let ladder = life.ladder.map(|ladder| ladder.ask_at.unwrap_or(ladder.force_at));
         let heartbeat = life.heartbeat.as_ref().filter(|_| life.must_live()).map(Heartbeat::due);
-        let look = child.exit_fd().is_none().then(|| Instant::now() + LOOK_EVERY);
+        let looks = child.exit_fd().is_none() || life.looks_at_stderr;
+        let look = looks.then(|| Instant::now() + LOOK_EVERY);
         [ladder, heartbeat, look].into_iter().flatten().min()
     }
 
@@ -221,6 +230,9 @@ impl Remote {
             self.handle_exit();
         }
         self.look_for_life(now);
+        if self.lock().looks_at_stderr {
+            self.handle_stderr();
+        }
         let mut life = self.lock();
         let (Some(ladder), Some(_)) = (life.ladder, &life.child) else { return };
         if ladder.force_at <= now {
@@ -302,10 +314,11 @@ impl Remote {
     pub(super) fn handle_stderr(&self) {
         match self.tail.fill(&self.stderr) {
             Fill::More | Fill::Empty => {
-                // It was possible once; a failure now would stop only the lines, not the plugin's end.
-                let _ = watcher::arm(self.key, Source::Stderr, &self.stderr);
+                // Somebody must read it, or the plugin comes to wait until there is room in the pipe.
+                let armed = watcher::arm(self.key, Source::Stderr, &self.stderr);
+                self.lock().looks_at_stderr = armed.is_err();
             }
-            Fill::Ended => {}
+            Fill::Ended => self.lock().looks_at_stderr = false,
         }
     }
 
@@ -394,7 +407,7 @@ const AFTER_ITS_OUTPUT: Duration = Duration::from_millis(500);
 /// How long a plugin may live on that has said why it does not start.
 const AFTER_REFUSAL: Duration = Duration::from_millis(200);
 
-/// How often to look after a child whose end the system does not announce.
+/// How often to look after a child whose end, or whose stderr, the system does not announce.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// How long a killed process is given before it is killed again, in vain: it hangs in the kernel.

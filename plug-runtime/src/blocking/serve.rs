@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::describe;
 use super::dispatch::service_infos;
 use super::link::Link;
-use super::load::own_name;
+use super::load::{no_room, own_name};
 use super::watcher::{self, Key, Report, Source, Watched};
 use crate::budget;
 use crate::description;
@@ -22,6 +22,7 @@ use crate::process::{self, Claimed, Command, InProcess};
 use crate::protocol::{Connection, Hello, Pair, Side};
 use crate::service::Services as _;
 use crate::sys::process::{self as os, ExitFd};
+use crate::sys::thread;
 
 /// Serves a plugin until its host ends the connection: the `main` of a plugin.
 ///
@@ -112,13 +113,13 @@ pub fn in_process<P: Plugin>(plugin: P) -> Result<Peer> {
 /// What [`Command::in_process`] needs.
 pub(crate) fn command_for<P: Plugin>(plugin: P) -> Command {
     let start = move |input: OwnedFd, output: OwnedFd| {
-        let link = Link::new(connection::<P>(None, &[]), input, output, false)?;
+        let link = Link::new(connection::<P>(None, &[]), input, output, false).map_err(no_room)?;
         let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link)))?;
         let serve = move || {
             // The host gets the error of a plugin that does not start, and knows when it stops.
             let _ = serve(&link, key, |_| Ok(plugin));
         };
-        std::thread::Builder::new().name("plug-in-process".to_owned()).spawn(serve)?;
+        thread::spawn("plug-in-process", serve).map_err(no_room)?;
         Ok(())
     };
     let (name, describe) = (plugin_name::<P>(), describe::describe_inside::<P>);

@@ -1,7 +1,8 @@
 //! Bytes between the pipes and the core.
 
+use std::io::{self, ErrorKind};
 use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::lead::Lead;
 use super::link::{Link, Reader, State, Writer};
@@ -74,9 +75,15 @@ impl Link {
             // The bell that said so may have been heard by who read before.
             return false;
         }
+        let mut until = patience.until();
+        if patience.listens() && bell.is_none() {
+            // There is no descriptor left for one. Who brings something cannot say so, and is looked for.
+            let soon = Instant::now() + LOOK_EVERY;
+            until = Some(until.map_or(soon, |until| until.min(soon)));
+        }
         let interrupt = self.interrupt.wait();
         if let (None, None, None) = (writer, bell, interrupt) {
-            return pipe::wait_readable(&self.input, patience.until());
+            return pipe::wait_readable(&self.input, until);
         }
         let mut waits = vec![Wait::readable(&self.input)];
         waits.extend(bell.map(Bell::wait));
@@ -87,7 +94,7 @@ impl Link {
             Some(None) if patience.is_endless() => return true,
             Some(None) | None => {}
         }
-        let Ok(ready) = pipe::wait(&waits, patience.until()) else { return true };
+        let ready = pipe::wait(&waits, until);
         if bell.is_some() && ready[1] {
             bell.inspect(|bell| bell.silence());
         }
@@ -99,11 +106,12 @@ impl Link {
         &self,
         state: &mut State,
         reader: &mut Reader,
-        read: std::io::Result<Option<usize>>,
+        read: io::Result<Option<usize>>,
     ) {
         match read {
             Ok(None) => {}
             Ok(Some(len)) if state.severed && len > 0 => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Ok(Some(0)) | Err(_) => {
                 state.input_ended = true;
                 if !self.child {
@@ -160,9 +168,9 @@ impl Link {
         self: &'a Arc<Self>,
         state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
-        let (state, flushed) = self.flush(state, usize::MAX);
+        let (mut state, flushed) = self.flush(state, usize::MAX);
         if flushed == Flushed::Full {
-            self.leave_writing(&state);
+            self.leave_writing(&mut state);
         }
         state
     }
@@ -183,18 +191,21 @@ impl Link {
             };
             drop(state);
             if let Some(output) = &writer.output {
-                let _ = pipe::wait(&[Wait::writable(output)], None);
+                pipe::wait(&[Wait::writable(output)], None);
             }
             state = self.lock();
             state.writer = Some(writer);
         }
     }
 
-    pub(super) fn leave_writing(&self, state: &State) {
+    pub(super) fn leave_writing(self: &Arc<Self>, state: &mut State) {
         let output = state.writer.as_ref().and_then(|writer| writer.output.as_ref());
         if let (Some(key), Some(output)) = (self.key.get(), output) {
-            // Where the system has no room for one more, the next who calls tries to write again.
-            let _ = watcher::arm_output(*key, output);
+            if watcher::arm_output(*key, output).is_err() {
+                // It cannot wait for one more pipe. So it tries again with each tick.
+                state.workers.note_unsent();
+                self.keep_ticking(state);
+            }
         }
     }
 
@@ -298,6 +309,9 @@ fn wait_briefly<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexG
 
 /// What is added to the reason of an end that cut off a frame.
 const TRUNCATED: &str = "; what it sent last was cut off in the middle of a message";
+
+/// How often who cannot be called looks whether something was brought.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// How much may be written while the lock is held: it takes about as long as taking the lock.
 const WRITTEN_UNDER_LOCK: usize = 4 << 10;

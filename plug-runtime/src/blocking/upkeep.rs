@@ -10,6 +10,7 @@ use super::watcher::{self, Key, Report, Source};
 use super::worker::Task;
 use crate::error::{Error, ErrorKind};
 use crate::sys::pipe::{self, Wait};
+use crate::sys::thread;
 
 impl Link {
     // ---- care
@@ -39,10 +40,10 @@ impl Link {
 
     /// Has the watcher tick for this connection, if it does not.
     pub(super) fn keep_ticking(self: &Arc<Self>, state: &mut State) {
-        if !state.ticking {
+        // While it is being loaded there may be no watcher, and then no tick.
+        if !state.ticking && watcher::tick(self) {
             state.ticking = true;
             state.workers.next_tick();
-            watcher::tick(self);
         }
     }
 
@@ -59,23 +60,42 @@ impl Link {
             state = self.flush_or_leave_some(state);
         }
         state.workers.next_tick();
-        let busy = state.active
+        let is_deaf = self.rouse_reader(&mut state);
+        let mut busy = state.active
             || (state.workers.is_busy() && wait_for_input && is_plugin)
-            || state.workers.is_waited_for();
+            || state.workers.is_waited_for()
+            || is_deaf;
         state.active = false;
+        let mut stands_in = false;
         if !busy {
-            state.ticking = false;
             let wait_for_input = wait_for_input && state.core.failure().is_none();
             if let (true, Some(key)) = (wait_for_input, self.key.get()) {
-                // Without it, what comes unasked waits for the next call; an exit is noticed all the same.
                 state.armed = watcher::arm(*key, Source::Input, &self.input).is_ok();
+                // Where it cannot wait for one more pipe, it looks with each tick.
+                stands_in = !state.armed;
             }
+            busy = stands_in;
+            state.ticking = busy;
         }
-        if help > 0 && !self.promote(state, help) && is_plugin {
-            // All threads that there can be are in handlers: pings, cancels and credit are the watcher's then.
-            self.handle_readable();
+        if help > 0 {
+            stands_in |= !self.promote(state, help);
+        } else {
+            drop(state);
+        }
+        if stands_in {
+            self.stand_in();
         }
         busy
+    }
+
+    /// Wakes the thread that reads although the connection is over, if it has not been woken. Says whether there is one.
+    fn rouse_reader(&self, state: &mut State) -> bool {
+        let is_over = state.over.is_some() || state.core.failure().is_some();
+        let is_deaf = is_over && state.reader.is_none();
+        if is_deaf && !state.rung {
+            state.rung = self.interrupt.interrupt(&self.input);
+        }
+        is_deaf
     }
 
     /// Input has come that nobody waits for.
@@ -87,7 +107,7 @@ impl Link {
             // Somebody may have read it since it was announced; as long as the role is ours, nobody does. The
             // watcher must never wait.
             let now = Some(Instant::now());
-            if pipe::wait(&[Wait::readable(&self.input)], now).is_ok_and(|ready| ready[0]) {
+            if pipe::wait(&[Wait::readable(&self.input)], now)[0] {
                 let read = pipe::read(&self.input, &mut reader.buffer).map(Some);
                 self.take_input(&mut state, reader, read);
             }
@@ -139,13 +159,13 @@ impl Link {
     }
 
     /// Sends what is queued, up to a point: the watcher has others to look after, and comes back for the rest.
-    fn flush_or_leave_some<'a>(
+    pub(super) fn flush_or_leave_some<'a>(
         self: &'a Arc<Self>,
         state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
-        let (state, flushed) = self.flush(state, 16);
+        let (mut state, flushed) = self.flush(state, 16);
         if flushed == Flushed::Full {
-            self.leave_writing(&state);
+            self.leave_writing(&mut state);
         }
         state
     }
@@ -245,7 +265,9 @@ impl Link {
                 // Whoever reads may wait for an end that never comes; it settles when it wakes. Under the lock, so
                 // that it knows of the byte when it does.
                 state.severed |= may_write;
-                state.rung = self.interrupt.interrupt(&self.input);
+                self.rouse_reader(&mut state);
+                // The system may have no descriptor for that at the moment: then it is tried again.
+                self.keep_ticking(&mut state);
                 drop(state);
             }
         }
@@ -289,9 +311,8 @@ impl Drop for Link {
             let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
             let workers = std::mem::take(&mut state.workers);
             let held = (self.dispatch.take(), std::mem::take(&mut state.pumps), workers);
-            let name = "plug-drop".to_owned();
             // Without a thread they are dropped here, after all.
-            let _ = std::thread::Builder::new().name(name).spawn(move || drop(held));
+            let _ = thread::spawn("plug-drop", move || drop(held));
         }
     }
 }

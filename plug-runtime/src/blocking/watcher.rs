@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::os::fd::AsFd;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -17,6 +18,7 @@ use super::remote::Remote;
 use super::serve::HostWatch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::poller::{Interest, Poller, Ready};
+use crate::sys::thread;
 
 /// By what the watcher knows a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,27 +78,30 @@ struct Shared {
 /// How long somebody who should read or act is waited for, before somebody else does.
 const TICK: Duration = Duration::from_millis(2);
 
-static WATCHER: OnceLock<std::result::Result<&Watcher, String>> = OnceLock::new();
+static WATCHER: OnceLock<Arc<Watcher>> = OnceLock::new();
 
-/// Makes the watcher, unless it is there.
+/// Makes the watcher, unless it is there. If it cannot be made now, the next load tries again.
 pub(super) fn start() -> Result<()> {
-    let watcher = WATCHER.get_or_init(|| {
-        let poller = Poller::new().map_err(|error| error.to_string())?;
-        // It lives as long as the process. The thread must not look for it in `WATCHER`, which is not set yet.
-        let watcher: &Watcher = Box::leak(Box::new(Watcher { poller, shared: Mutex::default() }));
-        std::thread::Builder::new()
-            .name("plug-watcher".to_owned())
-            .spawn(|| watcher.run())
-            .map_err(|error| error.to_string())?;
-        Ok(watcher)
-    });
-    match watcher {
-        Ok(_) => Ok(()),
-        Err(why) => Err(Error::of_kind(
-            ErrorKind::Spawn,
-            format!("cannot start the thread that watches plugins: {why}"),
-        )),
+    static MAKING: Mutex<()> = Mutex::new(());
+    if get().is_some() {
+        return Ok(());
     }
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if get().is_some() {
+        return Ok(());
+    }
+    let make = || {
+        let watcher = Arc::new(Watcher { poller: Poller::new()?, shared: Mutex::default() });
+        // The thread must not look for it in `WATCHER`, which is not set yet.
+        let same = watcher.clone();
+        thread::spawn("plug-watcher", move || same.run())?;
+        let _ = WATCHER.set(watcher);
+        Ok(())
+    };
+    make().map_err(|error: io::Error| {
+        let message = "cannot start the thread that watches plugins";
+        Error::of_kind(ErrorKind::Spawn, message).with_source(error)
+    })
 }
 
 /// Takes something under its care. What it waits for is armed one by one.
@@ -117,15 +122,15 @@ pub(super) fn forget(key: Key) {
 }
 
 /// Waits once for a descriptor to be readable.
-pub(super) fn arm(key: Key, source: Source, fd: impl AsFd) -> Result<()> {
+pub(super) fn arm(key: Key, source: Source, fd: impl AsFd) -> io::Result<()> {
     let Some(watcher) = get() else { return Ok(()) };
-    Ok(watcher.poller.arm(fd, key.with(source), Interest::Read)?)
+    watcher.poller.arm(fd, key.with(source), Interest::Read)
 }
 
 /// Waits once for room to write.
-pub(super) fn arm_output(key: Key, fd: impl AsFd) -> Result<()> {
+pub(super) fn arm_output(key: Key, fd: impl AsFd) -> io::Result<()> {
     let Some(watcher) = get() else { return Ok(()) };
-    Ok(watcher.poller.arm(fd, key.with(Source::Output), Interest::Write)?)
+    watcher.poller.arm(fd, key.with(Source::Output), Interest::Write)
 }
 
 /// Waits for a descriptor no longer, which may be about to be closed.
@@ -135,18 +140,15 @@ pub(super) fn disarm(key: Key, source: Source, fd: impl AsFd) {
     }
 }
 
-/// Ticks for a connection from now on, until it says that nothing happens any more.
-pub(super) fn tick(link: &Arc<Link>) {
-    if start().is_err() {
-        return;
+/// Ticks for a connection from now on, until it says that nothing happens any more. Says whether it can.
+pub(super) fn tick(link: &Arc<Link>) -> bool {
+    let Some(watcher) = start().ok().and_then(|()| get()) else { return false };
+    let mut shared = watcher.lock();
+    shared.ticking.push(Arc::downgrade(link));
+    if shared.ticking.len() == 1 {
+        watcher.poller.set_timer(TICK);
     }
-    if let Some(watcher) = get() {
-        let mut shared = watcher.lock();
-        shared.ticking.push(Arc::downgrade(link));
-        if shared.ticking.len() == 1 {
-            watcher.poller.set_timer(TICK);
-        }
-    }
+    true
 }
 
 /// Lets the watcher act on something, on its own thread.
@@ -185,7 +187,7 @@ thread_local! {
 }
 
 fn get() -> Option<&'static Watcher> {
-    WATCHER.get()?.as_ref().ok().copied()
+    WATCHER.get().map(|watcher| &**watcher)
 }
 
 impl Watcher {

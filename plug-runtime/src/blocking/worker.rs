@@ -24,6 +24,7 @@ use crate::error::{Code, Delivery, Error};
 use crate::incoming::Outcome;
 use crate::peer::WeakPeer;
 use crate::protocol::{Answer, Request};
+use crate::sys::thread;
 
 /// Something for a worker to do.
 pub(super) enum Task {
@@ -69,6 +70,34 @@ impl Workers {
     /// Takes tasks back that have not begun.
     pub(super) fn withdraw(&mut self, is_it: impl Fn(&Task) -> bool) {
         self.queue.retain(|(_, task)| !is_it(task));
+    }
+
+    /// Takes the calls whose handlers are to learn that nobody waits for them: they may be what keeps the workers.
+    pub(super) fn take_cancelled(&mut self) -> Vec<Arc<CallState>> {
+        let mut cancelled = Vec::new();
+        for (_, task) in &mut self.queue {
+            if let Task::Errand(errand) = task {
+                cancelled.append(&mut errand.cancelled);
+            }
+        }
+        cancelled
+    }
+
+    /// Takes what has waited for long although there is no worker. Errands can wait.
+    pub(super) fn take_hopeless(&mut self) -> Vec<Task> {
+        let mut hopeless = Vec::new();
+        if self.threads == 0 {
+            let queue = std::mem::take(&mut self.queue);
+            for (since, task) in queue {
+                let is_errand = matches!(task, Task::Errand(_));
+                if is_errand || since + WITHOUT_A_WORKER > self.tick {
+                    self.queue.push_back((since, task));
+                } else {
+                    hopeless.push(task);
+                }
+            }
+        }
+        hopeless
     }
 
     pub(super) fn has_queue(&self) -> bool {
@@ -378,8 +407,7 @@ impl Link {
                 state = link.work(state, false);
                 state.workers.threads -= 1;
             };
-            let name = "plug-worker".to_owned();
-            if std::thread::Builder::new().name(name).spawn(work).is_err() {
+            if thread::spawn("plug-worker", work).is_err() {
                 // The slow handlers delay the others until the next tick tries again.
                 let mut state = self.lock();
                 state.workers.threads -= made - made_before;
@@ -402,6 +430,9 @@ pub(super) struct Worker {
 /// How many workers wait for something to do, and how long. More than that end, and after that.
 const PARKED_AT_MOST: usize = 8;
 const PARKED_FOR: Duration = Duration::from_secs(1);
+
+/// For how many ticks something waits for a worker where none can be made: about two seconds.
+const WITHOUT_A_WORKER: u64 = 1000;
 
 /// How long a worker of a host reads after it has done something: a plugin that calls again and again is answered
 /// without a detour over the watcher, which costs 2 ms.

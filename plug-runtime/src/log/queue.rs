@@ -11,6 +11,7 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::source::{Said, Source};
+use crate::sys;
 
 /// A bounded queue, and the thread that empties it. The thread is made when there is something for it, and stays.
 pub(super) struct Queue {
@@ -102,8 +103,7 @@ impl Queue {
     /// Makes the thread, unless it is there. Without one, nothing is queued.
     fn has_thread(&'static self, state: &mut State) -> bool {
         if state.thread.is_none() {
-            let thread = thread::Builder::new().name("plug-log".to_owned()).spawn(|| self.run());
-            state.thread = thread.ok().map(|thread| thread.thread().id());
+            state.thread = sys::thread::spawn("plug-log", || self.run()).ok();
         }
         state.thread.is_some()
     }

@@ -1,9 +1,12 @@
 //! A running child process, which is never left behind.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 use crate::exit::ExitStatus;
+use crate::sys::pipe::{self, Wait};
 use crate::sys::process::{self, End, ExitFd, Peek};
+use crate::sys::thread;
 
 /// A child that leads a process group. Dropping it kills the group and reaps the child.
 #[derive(Debug)]
@@ -64,6 +67,24 @@ impl Child {
         self.ended
     }
 
+    /// Waits for the end of the child, and says whether it has come.
+    pub(crate) fn ends_within(&mut self, at_most: Duration) -> bool {
+        let until = Instant::now() + at_most;
+        while self.try_end().is_none() {
+            if until <= Instant::now() {
+                return false;
+            }
+            match &self.exit_fd {
+                Some(exit_fd) => {
+                    let exit = Wait { fd: exit_fd.as_fd(), for_writing: false };
+                    pipe::wait(&[exit], Some(until));
+                }
+                None => std::thread::sleep(LOOK_EVERY.min(at_most)),
+            }
+        }
+        true
+    }
+
     /// Signals the whole process group, unless the child has ended.
     pub(crate) fn signal(&self, end: End) {
         if self.ended.is_none() && process::peek(self.pid) != Peek::Lost {
@@ -80,27 +101,26 @@ impl Drop for Child {
         self.signal(End::Force);
         // A killed process ends within milliseconds, unless it has gigabytes to give back or the kernel is
         // stuck: then a thread waits for it, and not the one that drops.
-        match &self.exit_fd {
-            Some(exit_fd) if wait_briefly(exit_fd) => drop(self.try_end()),
-            _ => {
-                let pid = self.pid;
-                let waiter = move || {
-                    while process::peek(pid) == Peek::Running {
-                        std::thread::sleep(std::time::Duration::from_millis(5));
-                    }
-                    process::reap(pid);
-                };
-                let name = "plug-reaper".to_owned();
-                // Without a thread the zombie stays until this process ends: all that can be done.
-                let _ = std::thread::Builder::new().name(name).spawn(waiter);
+        if self.ends_within(BRIEFLY) {
+            return;
+        }
+        let pid = self.pid;
+        let waiter = move || {
+            while process::peek(pid) == Peek::Running {
+                std::thread::sleep(LOOK_EVERY);
             }
+            process::reap(pid);
+        };
+        if thread::spawn("plug-reaper", waiter).is_err() {
+            // After that the zombie stays until this process ends: all that can be done.
+            self.ends_within(WITHOUT_A_THREAD);
         }
     }
 }
 
-fn wait_briefly(exit_fd: &ExitFd) -> bool {
-    use std::os::fd::AsFd as _;
-    let until = std::time::Instant::now() + std::time::Duration::from_millis(50);
-    let wait = crate::sys::pipe::Wait { fd: exit_fd.as_fd(), for_writing: false };
-    crate::sys::pipe::wait(&[wait], Some(until)).is_ok_and(|ready| ready[0])
-}
+/// How long who drops a child waits for its end, and how long if no thread can.
+const BRIEFLY: Duration = Duration::from_millis(50);
+const WITHOUT_A_THREAD: Duration = Duration::from_secs(2);
+
+/// How often to look after a child whose end the system does not announce.
+const LOOK_EVERY: Duration = Duration::from_millis(5);

@@ -16,6 +16,7 @@ use super::strict::{self, Unsafe};
 use super::verify::Verified;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log;
+use crate::sys::process;
 
 /// A program, and how to start it.
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl Program {
         }
         let give_up = Instant::now() + BUSY_FOR_AT_MOST;
         loop {
-            match command.spawn() {
+            match process::spawn(&mut command) {
                 Ok(child) => return Ok(Child::started(child)),
                 // Another thread of this process has forked while the file was open for writing, and its
                 // child has not come to its exec yet.

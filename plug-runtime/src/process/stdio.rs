@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use super::environment::HOST_VARIABLE;
-use crate::sys::{pipe, signals};
+use crate::sys::{pipe, signals, stdio};
 
 /// The pipes to the host, out of reach for everything else in this process and for its children.
 #[derive(Debug)]
@@ -19,13 +19,7 @@ pub(crate) struct Claimed {
 /// stdin finds it empty; and no child inherits the pipes. Signals are as in a program started by hand.
 pub(crate) fn claim() -> io::Result<Claimed> {
     signals::reset();
-    let input = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
-    let output = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3)?;
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    if rustix::stdio::dup2_stdout(io::stderr()).is_err() {
-        rustix::stdio::dup2_stdout(&null)?;
-    }
+    let (input, output) = stdio::take()?;
     Ok(Claimed { input, output })
 }
 

@@ -22,8 +22,7 @@ impl Bell {
 
     /// Wakes who waits, or is about to.
     pub(crate) fn ring(&self) {
-        // A full pipe rings as well.
-        let _ = pipe::write(&self.writer, &[0]);
+        pipe::ring(&self.writer);
     }
 
     /// Lets the bell be waited for again.

@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::OnceLock;
 
 use super::pipe;
+use super::seam::{self, Call};
 
 /// How reads of one pipe can be interrupted.
 #[derive(Debug)]
@@ -42,30 +43,39 @@ impl Interrupt {
 
     /// Reads from `input`, waiting for the first byte. `None`: interrupted.
     pub(crate) fn read(&self, input: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        if let Interrupt::Beside(bell, _) = self {
-            let waits = [pipe::Wait::readable(input), pipe::Wait::readable(bell)];
-            let ready = pipe::wait(&waits, None)?;
-            if !ready[0] {
-                return Ok(None);
+        loop {
+            if let Interrupt::Beside(bell, _) = self {
+                let waits = [pipe::Wait::readable(input), pipe::Wait::readable(bell)];
+                if !pipe::wait(&waits, None)[0] {
+                    return Ok(None);
+                }
+            }
+            match pipe::read(input, buffer) {
+                // Whoever made the pipe may have made it non-blocking.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if matches!(self, Interrupt::Reopen) {
+                        pipe::wait_readable(input, None);
+                    }
+                }
+                result => return result.map(Some),
             }
         }
-        pipe::read(input, buffer).map(Some)
     }
 
     /// Lets a thread that is, or soon will be, in `read` return. Only for a connection that is over. Says
-    /// whether the last byte in `input` is now one that does not belong there.
+    /// whether the last byte in `input` is now one that does not belong there. It may fail for the moment.
     pub(crate) fn interrupt(&self, input: &OwnedFd) -> bool {
         match self {
             Interrupt::Reopen => {
                 use rustix::fs::{Mode, OFlags};
                 let path = format!("/proc/self/fd/{}", input.as_raw_fd());
                 let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let bell = rustix::fs::open(path, flags, Mode::empty());
-                // A full pipe wakes the reader as well.
-                bell.is_ok_and(|bell| pipe::write(&bell, &[0]) == pipe::Written::Bytes(1))
+                let bell = seam::step(Call::Proc)
+                    .and_then(|()| rustix::fs::open(path, flags, Mode::empty()));
+                bell.is_ok_and(pipe::ring)
             }
             Interrupt::Beside(_, bell) => {
-                let _ = pipe::write(bell, &[0]);
+                pipe::ring(bell);
                 false
             }
         }
@@ -77,6 +87,6 @@ fn can_reopen() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
         cfg!(all(target_os = "linux", not(plug_portable)))
-            && rustix::fs::stat("/proc/self/fd").is_ok()
+            && seam::step(Call::Proc).and_then(|()| rustix::fs::stat("/proc/self/fd")).is_ok()
     })
 }

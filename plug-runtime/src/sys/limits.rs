@@ -40,6 +40,7 @@ mod linux {
 
     use super::Resource;
     use crate::sys::process::pid_of;
+    use crate::sys::seam::{self, Call};
 
     pub(super) fn lower(pid: u32, resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
         let hard = match hard_limit(pid, resource) {
@@ -55,7 +56,7 @@ mod linux {
             Resource::OpenFiles => rustix::process::Resource::Nofile,
             Resource::CoreFile => rustix::process::Resource::Core,
         };
-        match prlimit(pid_of(pid), resource, limit) {
+        match seam::step(Call::Limit).and_then(|()| prlimit(pid_of(pid), resource, limit)) {
             Ok(_) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -71,6 +72,7 @@ mod linux {
             Resource::CoreFile => libc::RLIMIT_CORE,
         };
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        seam::step(Call::Limit)?;
         // SAFETY: a null pointer says that nothing is to be set; the other points to a local that lives through the
         // call, which writes one `rlimit` to it.
         let done = unsafe { libc::prlimit(pid, resource, std::ptr::null(), &raw mut limit) };

@@ -2,7 +2,8 @@
 //!
 //! What only Linux has (epoll, pidfd, timerfd, reopening a pipe through `/proc`) stands beside a path
 //! that any Unix can take. `--cfg plug_portable` chooses that path on Linux too, so that the tests can
-//! exercise it. The only `unsafe` code of this crate is here.
+//! exercise it. Each system call passes the [`seam`], where tests have it fail. The only `unsafe` code of this
+//! crate is here.
 
 pub(crate) mod bell;
 #[cfg(feature = "tracing")]
@@ -15,4 +16,7 @@ pub(crate) mod poller;
 pub(crate) mod process;
 #[cfg(feature = "verify")]
 pub(crate) mod sealed;
+pub(crate) mod seam;
 pub(crate) mod signals;
+pub(crate) mod stdio;
+pub(crate) mod thread;

@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
+use super::seam::{self, Call};
+
 /// A new pipe: its reading and its writing end, which no child inherits.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    seam::step(Call::Pipe)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
@@ -25,7 +28,10 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Reads what is there, waiting for the first byte. 0 is the end of the stream.
 pub(crate) fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    let result = rustix::io::retry_on_intr(|| rustix::io::read(&fd, &mut *buffer));
+    let result = rustix::io::retry_on_intr(|| {
+        let len = seam::step_up_to(Call::Read, buffer.len())?;
+        rustix::io::read(&fd, &mut buffer[..len])
+    });
     match result {
         // Sockets in place of pipes report that the other side went away with unread input.
         Err(Errno::CONNRESET) => Ok(0),
@@ -46,7 +52,11 @@ pub(crate) enum Written {
 
 /// Writes what fits into a non-blocking pipe.
 pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> Written {
-    match rustix::io::retry_on_intr(|| rustix::io::write(&fd, bytes)) {
+    let result = rustix::io::retry_on_intr(|| {
+        let len = seam::step_up_to(Call::Write, bytes.len())?;
+        rustix::io::write(&fd, &bytes[..len])
+    });
+    match result {
         Ok(written) => Written::Bytes(written),
         Err(Errno::AGAIN) => Written::Full,
         // Whatever else is wrong with the pipe, nothing more gets through it.
@@ -54,16 +64,27 @@ pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> Written {
     }
 }
 
+/// Makes a non-blocking pipe readable, which it is as well if it is full. Says whether there is one more byte in it.
+pub(crate) fn ring(fd: impl AsFd) -> bool {
+    let rung = rustix::io::retry_on_intr(|| {
+        seam::step(Call::Ring)?;
+        rustix::io::write(&fd, &[0])
+    });
+    rung == Ok(1)
+}
+
 /// Makes reads or writes of this end return at once. Shared with whoever inherited the same end, so only for ends that
 /// nobody else has.
 pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    seam::step(Call::SetFlags)?;
     let flags = rustix::fs::fcntl_getfl(&fd)?;
     Ok(rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?)
 }
 
 /// How many bytes can be read without waiting.
 pub(crate) fn readable_bytes(fd: impl AsFd) -> usize {
-    rustix::io::ioctl_fionread(fd).map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+    let readable = seam::step(Call::Readable).and_then(|()| rustix::io::ioctl_fionread(fd));
+    readable.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
 /// Whether this is a pipe or a socket, as a host gives to its plugins, rather than a terminal or a file.
@@ -92,9 +113,16 @@ impl<'a> Wait<'a> {
     }
 }
 
+/// One more descriptor for what is open here, which no child inherits.
+pub(crate) fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
+    seam::step(Call::Duplicate)?;
+    fd.as_fd().try_clone_to_owned()
+}
+
 /// Waits until one of the descriptors is ready (or has ended, or is broken) or the time has come, and says
-/// which are ready.
-pub(crate) fn wait(waits: &[Wait<'_>], until: Option<Instant>) -> io::Result<Vec<bool>> {
+/// which are ready. Where the system cannot wait at the moment, it returns after a short pause, and so may say that none
+/// is.
+pub(crate) fn wait(waits: &[Wait<'_>], until: Option<Instant>) -> Vec<bool> {
     let mut fds: Vec<_> = waits
         .iter()
         .map(|wait| {
@@ -103,29 +131,49 @@ pub(crate) fn wait(waits: &[Wait<'_>], until: Option<Instant>) -> io::Result<Vec
         })
         .collect();
     loop {
-        let timeout = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(_) => return Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect()),
+        match poll(&mut fds, until) {
+            Ok(_) => return fds.iter().map(|fd| !fd.revents().is_empty()).collect(),
             Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(_) => {
+                pause(until);
+                let look = |wait: &Wait<'_>| wait.for_writing || readable_bytes(wait.fd) > 0;
+                return waits.iter().map(look).collect();
+            }
         }
     }
 }
 
-/// Waits until a descriptor can be read from, or has ended, or the time has come. Says whether it is the first. What
-/// [`wait`] does, without taking memory for it: a call with a deadline pays for this.
+/// Waits until a descriptor can be read from, or has ended, or the time has come. Says whether it is one of the first
+/// two. What [`wait`] does, without taking memory for it: a call with a deadline pays for this.
 pub(crate) fn wait_readable(fd: &OwnedFd, until: Option<Instant>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::IN)];
     loop {
-        let timeout = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+        match poll(&mut fds, until) {
             Ok(ready) => return ready > 0,
             Err(Errno::INTR) => {}
-            // Reading says what is wrong.
-            Err(_) => return true,
+            Err(_) => {
+                pause(until);
+                return readable_bytes(fd) > 0;
+            }
         }
     }
 }
+
+fn poll(fds: &mut [PollFd<'_>], until: Option<Instant>) -> Result<usize, Errno> {
+    seam::step(Call::Poll)?;
+    let timeout = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
+    rustix::event::poll(fds, timeout.as_ref())
+}
+
+/// What is left where the system cannot wait: it has no memory for that at the moment, or this process may have fewer
+/// descriptors by now (`RLIMIT_NOFILE`) than it waits for.
+fn pause(until: Option<Instant>) {
+    let left = until.map_or(PAUSE, |until| until.saturating_duration_since(Instant::now()));
+    std::thread::sleep(left.min(PAUSE));
+}
+
+/// How long to wait before looking again, where the system cannot wait.
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec {

@@ -33,7 +33,8 @@ mod linux {
     use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 
     use super::{Interest, Ready};
-    use crate::sys::pipe::timespec;
+    use crate::sys::pipe::{PAUSE, timespec};
+    use crate::sys::seam::{self, Call};
 
     /// epoll, with a timerfd for the timer and an eventfd to wake it.
     #[derive(Debug)]
@@ -45,16 +46,21 @@ mod linux {
 
     impl Poller {
         pub(crate) fn new() -> io::Result<Poller> {
+            seam::step(Call::EpollCreate)?;
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            seam::step(Call::TimerCreate)?;
             let timer = rustix::time::timerfd_create(
                 TimerfdClockId::Monotonic,
                 TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
             )?;
             let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
+            seam::step(Call::EventCreate)?;
             let bell = rustix::event::eventfd(0, flags)?;
-            let data = epoll::EventData::new_u64;
-            epoll::add(&epoll, &timer, data(TIMER), epoll::EventFlags::IN)?;
-            epoll::add(&epoll, &bell, data(BELL), epoll::EventFlags::IN)?;
+            for (fd, key) in [(&timer, TIMER), (&bell, BELL)] {
+                seam::step(Call::EpollControl)?;
+                let data = epoll::EventData::new_u64(key);
+                epoll::add(&epoll, fd, data, epoll::EventFlags::IN)?;
+            }
             Ok(Poller { epoll, timer, bell })
         }
 
@@ -70,6 +76,7 @@ mod linux {
             };
             let flags = flags | epoll::EventFlags::ONESHOT;
             let data = epoll::EventData::new_u64(key);
+            seam::step(Call::EpollControl)?;
             match epoll::modify(&self.epoll, &fd, data, flags) {
                 Err(Errno::NOENT) => Ok(epoll::add(&self.epoll, &fd, data, flags)?),
                 result => Ok(result?),
@@ -78,7 +85,7 @@ mod linux {
 
         /// Waits for a descriptor no longer. It must come before it is closed.
         pub(crate) fn forget(&self, fd: impl AsFd, _key: u64) {
-            // It may not be known.
+            // It may not be known. Apart from that, it cannot fail.
             let _ = epoll::delete(&self.epoll, fd);
         }
 
@@ -86,11 +93,15 @@ mod linux {
         pub(crate) fn set_timer(&self, after: Duration) {
             let spec =
                 Itimerspec { it_interval: timespec(Duration::ZERO), it_value: timespec(after) };
+            // With such a timer and such a time it cannot fail.
+            let _ = seam::step(Call::TimerSet);
             let _ = rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec);
         }
 
         /// Lets `wait` return.
         pub(crate) fn wake(&self) {
+            // It fails only if it was called more often than can be counted.
+            let _ = seam::step(Call::EventWrite);
             let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
         }
 
@@ -105,23 +116,34 @@ mod linux {
                 data: epoll::EventData::new_u64(0),
             };
             let mut events = [nothing; 64];
-            let count = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            let waited = seam::step(Call::EpollWait)
+                .and_then(|()| epoll::wait(&self.epoll, &mut events, timeout.as_ref()));
+            let count = match waited {
                 Ok(count) => count,
                 Err(Errno::INTR) => 0,
-                Err(error) => unreachable!("waiting on an epoll of our own: {error}"),
+                Err(_) => {
+                    // The kernel has no reason to, but a filter of system calls may. The watcher must live on: what
+                    // it does by the tick and at deadlines keeps everything going.
+                    std::thread::sleep(PAUSE);
+                    ready.timer = true;
+                    0
+                }
             };
             for event in &events[..count] {
                 match event.data.u64() {
                     TIMER => {
                         ready.timer = true;
-                        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+                        self.silence(&self.timer);
                     }
-                    BELL => {
-                        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
-                    }
+                    BELL => self.silence(&self.bell),
                     key => ready.keys.push(key),
                 }
             }
+        }
+
+        fn silence(&self, counter: &OwnedFd) {
+            // If it fails, the next wait returns at once, and it is tried again.
+            let _ = seam::step(Call::Read).and_then(|()| rustix::io::read(counter, &mut [0; 8]));
         }
     }
 
@@ -134,13 +156,15 @@ mod portable {
     use std::collections::BTreeMap;
     use std::io;
     use std::os::fd::{AsFd, OwnedFd};
-    use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
     use std::time::{Duration, Instant};
 
     use rustix::event::{PollFd, PollFlags};
+    use rustix::io::Errno;
 
     use super::{Interest, Ready};
     use crate::sys::pipe;
+    use crate::sys::seam::{self, Call};
 
     /// `poll`, woken through a pipe whenever another thread changes what to wait for.
     #[derive(Debug)]
@@ -153,7 +177,7 @@ mod portable {
     #[derive(Debug, Default)]
     struct Known {
         /// Descriptors of our own, so that none is closed and reused by others while it is polled.
-        fds: BTreeMap<u64, (OwnedFd, Option<Interest>)>,
+        fds: BTreeMap<u64, (Arc<OwnedFd>, Option<Interest>)>,
         timer: Option<Instant>,
     }
 
@@ -170,8 +194,8 @@ mod portable {
             match known.fds.get_mut(&key) {
                 Some((_, armed)) => *armed = Some(interest),
                 None => {
-                    let own = fd.as_fd().try_clone_to_owned()?;
-                    known.fds.insert(key, (own, Some(interest)));
+                    let own = pipe::duplicate(fd)?;
+                    known.fds.insert(key, (Arc::new(own), Some(interest)));
                 }
             }
             drop(known);
@@ -193,7 +217,7 @@ mod portable {
         }
 
         pub(crate) fn wake(&self) {
-            let _ = pipe::write(&self.bell, &[0]);
+            pipe::ring(&self.bell);
         }
 
         pub(crate) fn wait(&self, until: Option<Instant>, ready: &mut Ready) {
@@ -202,12 +226,10 @@ mod portable {
             let known = self.lock();
             let timer = known.timer;
             let until = [until, timer].into_iter().flatten().min();
-            let mut own = Vec::new();
-            for (&key, (fd, interest)) in &known.fds {
-                if let (Some(interest), Ok(fd)) = (interest, fd.try_clone()) {
-                    own.push((key, fd, *interest));
-                }
-            }
+            let armed = |(&key, (fd, interest)): (&u64, &(Arc<OwnedFd>, Option<Interest>))| {
+                interest.map(|interest| (key, fd.clone(), interest))
+            };
+            let own: Vec<_> = known.fds.iter().filter_map(armed).collect();
             drop(known);
             let mut fds: Vec<_> = own
                 .iter()
@@ -219,13 +241,22 @@ mod portable {
                 .collect();
             let timeout =
                 until.map(|until| pipe::timespec(until.saturating_duration_since(Instant::now())));
-            if rustix::event::poll(&mut fds, timeout.as_ref()).is_err() {
-                return;
-            }
-            let _ = rustix::io::read(&self.rung, &mut [0; 64]);
+            let polled = seam::step(Call::Poll)
+                .and_then(|()| rustix::event::poll(&mut fds, timeout.as_ref()));
+            let has_failed = match polled {
+                Ok(_) => false,
+                Err(Errno::INTR) => return,
+                // Whoever is told that something is ready looks without waiting: so all are.
+                Err(_) => {
+                    std::thread::sleep(pipe::PAUSE);
+                    true
+                }
+            };
+            // If it fails, the next wait returns at once, and it is tried again.
+            let _ = pipe::read(&self.rung, &mut [0; 64]);
             let mut known = self.lock();
             for ((key, ..), _) in
-                own.iter().zip(&fds).filter(|(_, poll)| !poll.revents().is_empty())
+                own.iter().zip(&fds).filter(|(_, poll)| has_failed || !poll.revents().is_empty())
             {
                 let armed = known.fds.get_mut(key).and_then(|(_, armed)| armed.take());
                 if armed.is_some() {

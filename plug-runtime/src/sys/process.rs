@@ -1,10 +1,20 @@
 //! The end of processes: noticing it, causing it.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::process::{Child, Command};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
+use super::seam::{self, Call};
 use crate::exit::ExitStatus;
+
+/// Starts a program.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    seam::step(Call::Spawn)?;
+    command.spawn()
+}
 
 /// A process whose end can be waited for with `poll`: where the system does not have that, there is none.
 #[cfg(all(target_os = "linux", not(plug_portable)))]
@@ -21,6 +31,7 @@ impl ExitFd {
     #[cfg(all(target_os = "linux", not(plug_portable)))]
     pub(crate) fn open(pid: u32) -> Option<ExitFd> {
         let pid = pid_of(pid)?;
+        seam::step(Call::PidfdOpen).ok()?;
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
         Some(ExitFd(pidfd))
     }
@@ -57,7 +68,7 @@ pub(crate) enum Peek {
 pub(crate) fn peek(pid: u32) -> Peek {
     let Some(pid) = pid_of(pid) else { return Peek::Lost };
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    match rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::Pid(pid), options)) {
+    match waitid(pid, options) {
         Ok(None) => Peek::Running,
         Ok(Some(_)) => Peek::Ended,
         Err(_) => Peek::Lost,
@@ -68,7 +79,7 @@ pub(crate) fn peek(pid: u32) -> Peek {
 pub(crate) fn reap(pid: u32) -> ExitStatus {
     let Some(pid) = pid_of(pid) else { return ExitStatus::Unknown };
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    match rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::Pid(pid), options)) {
+    match waitid(pid, options) {
         Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => ExitStatus::Code(code),
             (None, Some(signal)) => ExitStatus::Signal(signal),
@@ -76,6 +87,13 @@ pub(crate) fn reap(pid: u32) -> ExitStatus {
         },
         _ => ExitStatus::Unknown,
     }
+}
+
+fn waitid(pid: Pid, options: WaitIdOptions) -> Result<Option<WaitIdStatus>, Errno> {
+    rustix::io::retry_on_intr(|| {
+        seam::step(Call::Waitid)?;
+        rustix::process::waitid(WaitId::Pid(pid), options)
+    })
 }
 
 /// A signal of the ladder that ends a plugin.
@@ -95,7 +113,8 @@ pub(crate) fn signal_group(leader: u32, end: End) {
     };
     if let Some(group) = pid_of(leader) {
         // It may have ended by itself.
-        let _ = rustix::process::kill_process_group(group, signal);
+        let _ = seam::step(Call::Kill)
+            .and_then(|()| rustix::process::kill_process_group(group, signal));
     }
 }
 
