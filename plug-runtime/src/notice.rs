@@ -98,7 +98,7 @@ mod tests {
         let (sender, told) = channel();
         let notice = Arc::new(ExitNotice::new(move |exit: &Exit| {
             gate.recv_timeout(BOUND).unwrap();
-            sender.send((exit.pid(), thread::current().name().map(str::to_owned))).unwrap();
+            sender.send((exit.pid(), std::thread::current().name().map(str::to_owned))).unwrap();
             assert_ne!(exit.pid(), 1, "as a test");
         }));
         for pid in 0..4 {
