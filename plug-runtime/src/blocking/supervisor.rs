@@ -19,7 +19,6 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Wake, Waker};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::link::Link;
@@ -36,6 +35,7 @@ use crate::protocol::ServiceInfo;
 use crate::restart::{Next, Record};
 use crate::sys::bell::Bell;
 use crate::sys::pipe::Wait;
+use crate::sys::thread;
 
 /// See the module's documentation.
 pub(crate) struct Supervisor {
@@ -265,8 +265,7 @@ impl Supervisor {
         }
         if let Some(wait) = state.note_crash(error) {
             let supervisor = self.clone();
-            let name = "plug-restart".to_owned();
-            let made = thread::Builder::new().name(name).spawn(move || supervisor.run(wait));
+            let made = thread::spawn("plug-restart", move || supervisor.run(wait));
             match made {
                 Ok(_) => state.is_busy = true,
                 Err(why) => {
@@ -433,9 +432,8 @@ impl Drop for Supervisor {
         if watcher::is_current() {
             // It had the last hold, and must not run what users do when what they offer is dropped.
             let settings = std::mem::take(&mut self.settings);
-            let name = "plug-drop".to_owned();
             // Without a thread it is dropped here, after all.
-            let _ = thread::Builder::new().name(name).spawn(move || drop(settings));
+            let _ = thread::spawn("plug-drop", move || drop(settings));
         }
     }
 }

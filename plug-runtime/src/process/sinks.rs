@@ -8,6 +8,7 @@ use super::command::Command;
 use super::stderr::{StderrLines, Tail};
 use crate::error::{Error, ErrorKind, OneLine, Result};
 use crate::panics;
+use crate::sys::thread;
 
 /// What a host wants done with the lines that a plugin prints.
 #[derive(Clone, Default)]
@@ -73,8 +74,7 @@ impl Sinks {
 
 fn on_a_thread(lines: StderrLines, mut take: impl FnMut(&str) + Send + 'static) -> Result<()> {
     let run = move || lines.for_each(|line| take(&line));
-    let thread = std::thread::Builder::new().name("plug-stderr".to_owned()).spawn(run);
-    thread.map(drop).map_err(|error| {
+    thread::spawn("plug-stderr", run).map(drop).map_err(|error| {
         let message = "cannot start the thread for what it prints";
         Error::of_kind(ErrorKind::Spawn, message).with_source(error)
     })

@@ -57,6 +57,8 @@ mod linux {
     use rustix::io::Errno;
     use rustix::process::{Resource, getrlimit};
 
+    use crate::sys::seam::{self, Call};
+
     pub(super) fn copy(file: &File, name: &str) -> io::Result<File> {
         let len = file.metadata()?.len();
         // This process would get SIGXFSZ, which ends it.
@@ -66,6 +68,7 @@ mod linux {
         let mut memory = File::from(create(name)?);
         io::copy(&mut file.take(len), &mut memory)?;
         let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+        seam::step(Call::Memory)?;
         match rustix::fs::fcntl_add_seals(&memory, seals | SealFlags::EXEC) {
             // Before Linux 6.3 nobody knows that seal.
             Err(Errno::INVAL) => rustix::fs::fcntl_add_seals(&memory, seals)?,
@@ -78,6 +81,7 @@ mod linux {
         // The longest name that it takes has 249 bytes.
         let name: String = name.chars().take(60).collect();
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        seam::step(Call::Memory)?;
         match rustix::fs::memfd_create(name.as_str(), flags | MemfdFlags::EXEC) {
             // Before Linux 6.3 all are executable, and nobody knows the flag.
             Err(Errno::INVAL) => Ok(rustix::fs::memfd_create(name.as_str(), flags)?),

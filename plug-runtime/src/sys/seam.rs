@@ -49,6 +49,9 @@ pub(crate) enum Call {
     PidfdOpen,
     Waitid,
     Kill,
+    /// A memory file, and its seals.
+    #[cfg_attr(not(feature = "verify"), allow(dead_code))]
+    Memory,
     /// What a child may take.
     Limit,
     /// A new process.

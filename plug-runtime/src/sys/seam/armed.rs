@@ -167,7 +167,7 @@ errors!(
 const SHORT: Failure = Failure::AtMost(1);
 
 /// Each kind, in order, with its name in rules and what can go wrong.
-const CALLS: [(Call, &str, &[Failure]); 23] = [
+const CALLS: [(Call, &str, &[Failure]); 24] = [
     (Call::Pipe, "pipe", &[EMFILE, ENFILE]),
     (Call::Duplicate, "duplicate", &[EMFILE]),
     (Call::SetFlags, "set-flags", &[EPERM]),
@@ -189,6 +189,7 @@ const CALLS: [(Call, &str, &[Failure]); 23] = [
     (Call::PidfdOpen, "pidfd-open", &[EMFILE, ENOMEM, ENOSYS]),
     (Call::Waitid, "waitid", &[EINTR]),
     (Call::Kill, "kill", &[EPERM]),
+    (Call::Memory, "memory", &[EMFILE, ENOMEM]),
     (Call::Limit, "limit", &[EPERM]),
     (Call::Spawn, "spawn", &[EAGAIN, ENOMEM, EMFILE]),
     (Call::Thread, "thread", &[EAGAIN]),
