@@ -318,6 +318,7 @@ impl Remote {
                 let armed = watcher::arm(self.key, Source::Stderr, &self.stderr);
                 self.lock().looks_at_stderr = armed.is_err();
             }
+            Fill::Failed => self.lock().looks_at_stderr = true,
             Fill::Ended => self.lock().looks_at_stderr = false,
         }
     }

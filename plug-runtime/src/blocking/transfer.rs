@@ -8,6 +8,7 @@ use super::lead::Lead;
 use super::link::{Link, Reader, State, Writer};
 use super::patience::Patience;
 use super::watcher::{self, Report, Source};
+use crate::error::{self, Error};
 use crate::sys::bell::Bell;
 use crate::sys::pipe::{self, Wait, Written};
 
@@ -112,6 +113,12 @@ impl Link {
             Ok(None) => {}
             Ok(Some(len)) if state.severed && len > 0 => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if !self.child => {
+                state.input_ended = true;
+                let message = "what the other side says cannot be read any more";
+                let error = Error::of_kind(error::ErrorKind::Shutdown, message).with_source(error);
+                state.core.close(&error);
+            }
             Ok(Some(0)) | Err(_) => {
                 state.input_ended = true;
                 if !self.child {

@@ -31,6 +31,8 @@ pub(crate) enum Fill {
     More,
     Empty,
     Ended,
+    /// It cannot be read at the moment.
+    Failed,
 }
 
 impl Tail {
@@ -49,7 +51,7 @@ impl Tail {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     return Fill::Empty;
                 }
-                Err(_) => return Fill::Ended,
+                Err(_) => return Fill::Failed,
             }
         }
         Fill::More
