@@ -68,7 +68,7 @@ impl Plan {
         let rules = std::env::var("PLUG_SEAM").unwrap_or_default();
         let trace = std::env::var_os("PLUG_SEAM_TRACE").map(|path| {
             let file = File::options().create(true).append(true).open(&path);
-            file.unwrap_or_else(|error| panic!("PLUG_SEAM_TRACE={}: {error}", path.display()))
+            file.unwrap_or_else(|error| panic!("PLUG_SEAM_TRACE={path:?}: {error}"))
         });
         Plan {
             rules: rules.split(',').filter(|rule| !rule.is_empty()).map(Rule::parse).collect(),
