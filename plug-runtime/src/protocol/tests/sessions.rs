@@ -331,7 +331,14 @@ fn print(lines: &[Line]) -> String {
     text
 }
 
-/// Inputs for the fuzz targets `frames` and `split`, made of what each side has said.
+/// What the first frame carries.
+fn hello_in(said: &[u8]) -> Option<Vec<u8>> {
+    let Varint::Value(len, prefix) = read_varint(said) else { return None };
+    let frame = Frame::decode(said.get(prefix..prefix + len as usize)?).ok()?;
+    Some(frame.payload.to_vec())
+}
+
+/// Inputs for the fuzz targets `frames`, `split` and `handshake`, made of what each side has said.
 #[test]
 #[ignore = "writes into fuzz/corpus: cargo test -p plug-runtime --lib seeds -- --ignored"]
 fn seeds() {
@@ -346,6 +353,14 @@ fn seeds() {
                 vec![greets | u8::from(has_features) << 1 | u8::from(side == Side::Plugin)]
             });
             whole.extend([3, 0, 9, 0, 40, 0, 90, 0]);
+            let hello = lines.iter().find_map(|line| match line {
+                Line::Says(of, said) if *of != side => hello_in(&said[side.preamble().len()..]),
+                _ => None,
+            });
+            let hello = hello.expect("it greets");
+            let len = (hello.len() as u16).to_be_bytes();
+            let pair = [&[1][..], &len, &hello, &len, &hello].concat();
+            let alone = [&[0, u8::from(side == Side::Plugin)][..], &hello].concat();
             for line in &lines {
                 match line {
                     Line::Says(of, said) if *of != side && said.len() < 1000 => {
@@ -363,9 +378,12 @@ fn seeds() {
                     _ => {}
                 }
             }
-            for (target, input) in [("frames", frames), ("split", whole)] {
+            let handshakes = [("handshake", "_alone", alone), ("handshake", "", pair)];
+            for (target, suffix, input) in
+                [("frames", "", frames), ("split", "", whole)].into_iter().chain(handshakes)
+            {
                 let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-                let file = corpus.join(target).join(format!("{folder}_{name}_{side:?}"));
+                let file = corpus.join(target).join(format!("{folder}_{name}_{side:?}{suffix}"));
                 std::fs::write(file, input).unwrap();
             }
         }
