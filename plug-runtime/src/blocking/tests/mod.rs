@@ -344,3 +344,26 @@ fn an_end_beside_the_pipe_wakes_who_reads_and_delivers_what_was_sent() {
     assert_eq!(answered.join().unwrap().unwrap(), "yes");
     assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::Exited);
 }
+
+/// The process has been sent a signal, and its pipes are still open.
+#[test]
+fn p22_calls_to_what_is_being_killed_do_not_wait_for_its_end() {
+    let (link, mut other) = pair();
+    let reading = spawn_call_for(&link, "one");
+    other.next_request();
+    wait_for(&link, "somebody to read", |state| state.leading.is_some());
+    let waiting = spawn_call_for(&link, "two");
+    other.next_request();
+    link.sever(&crate::Error::of_kind(ErrorKind::Exited, "it is being killed"));
+    for (called, who) in [(reading, "who reads"), (waiting, "who waits")] {
+        let error = in_time(&called, who).unwrap_err();
+        assert_eq!((error.kind(), error.delivery()), (ErrorKind::Exited, Delivery::MayHaveRun));
+    }
+    drop(other);
+}
+
+/// [`spawn_call`], for [`in_time`].
+fn spawn_call_for(link: &Arc<Link>, request: &str) -> mpsc::Receiver<crate::Result<bytes::Bytes>> {
+    let (link, request) = (link.clone(), text(request));
+    spawn(move || link.call(&unary(&link), &request))
+}

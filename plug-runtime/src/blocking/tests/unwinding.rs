@@ -84,9 +84,3 @@ fn a_panic_under_the_lock_of_who_reads_ends_the_connection_too() {
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error:?}");
     assert_eq!(link.call(&unary(&link), &text("late")).unwrap_err().kind(), ErrorKind::Protocol);
 }
-
-/// [`spawn_call`], for [`in_time`].
-fn spawn_call_for(link: &Arc<Link>, request: &str) -> mpsc::Receiver<crate::Result<bytes::Bytes>> {
-    let (link, request) = (link.clone(), text(request));
-    spawn(move || link.call(&unary(&link), &request))
-}
