@@ -108,7 +108,7 @@ impl<'a> Schema<'a> {
 
 fn canonical_file(file: &mirror::File, schema: &Schema<'_>) -> mirror::File {
     let mut file = file.clone();
-    if file.syntax.as_deref() == Some("proto2") {
+    if matches!(file.syntax.as_deref(), Some("proto2" | "")) {
         file.syntax = None;
     }
     if file.package.as_deref() == Some("") {

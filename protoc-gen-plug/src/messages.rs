@@ -162,6 +162,10 @@ fn run(
         .enumerate()
         .map(|(index, (file, wanted))| {
             let mut file = file.clone();
+            if file.syntax().is_empty() {
+                // It is proto2, in whichever way that is said; prost-build knows only one.
+                file.syntax = None;
+            }
             file.service.push(service_that_asks(wanted));
             file.source_code_info = Some(complete_source_info(&file));
             (Module::from_parts([index.to_string()]), file)

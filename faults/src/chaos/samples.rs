@@ -95,9 +95,9 @@ impl Samples {
     /// What has grown that must not.
     ///
     /// Descriptors, threads and processes are counted while nothing is under way, so any growth is a leak. Memory
-    /// moves a little whatever happens: 1 MB in an hour, which is [`MEMORY_PER_HOUR`], would be a third of a byte for
+    /// moves a little whatever happens: 1 MB in an hour, which is `MEMORY_PER_HOUR`, would be a third of a byte for
     /// each of the neighbour's calls or some hundred bytes for each plugin that has lived. A growth of less
-    /// than [`MEMORY_AT_ALL`] may come and go, and in less than [`MEMORY_TAKES`] nothing can be said.
+    /// than `MEMORY_AT_ALL` may come and go, and in less than `MEMORY_TAKES` nothing can be said.
     pub fn leaks(&self) -> Vec<String> {
         let mut leaks = Vec::new();
         for (what, value, is_memory) in VALUES {
