@@ -41,7 +41,7 @@ impl Heartbeat {
         self.due
     }
 
-    /// How many pings have gone unanswered.
+    /// How many pings may go unanswered.
     pub(super) fn misses(&self) -> u32 {
         self.misses
     }

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::link::Link;
 use super::load::Launched;
+use super::patience::cancelled_here;
 use super::remote::{Heir, Remote};
 use super::watcher;
 use crate::call;
@@ -214,8 +215,7 @@ impl Supervisor {
                 return found;
             }
             if tokens().any(CancelToken::is_cancelled) {
-                let why = "the call was cancelled by its caller";
-                return Err(Some(Error::of_kind(ErrorKind::Cancelled, why)));
+                return Err(Some(cancelled_here()));
             }
             let now = Instant::now();
             if outbound.deadline.is_some_and(|deadline| deadline <= now) {
