@@ -200,7 +200,7 @@ pub use service::{Method, MethodKind, Serve, Service, Services};
 pub use stream::{IntoStream, Sender, Stream, TrySendError};
 #[cfg(plug_seam)]
 #[doc(hidden)]
-pub use sys::seam::disarm as disarm_seam;
+pub use sys::seam::{arm as arm_seam, disarm as disarm_seam};
 
 /// What generated messages are made of: `plug::prost::Message` encodes them, `plug::prost_types::Any` is one of the
 /// well-known types, `plug::bytes::Bytes` a `bytes` field where the generator was asked for that.

@@ -83,6 +83,6 @@ pub(crate) fn step_up_to(_call: Call, len: usize) -> Result<usize, Errno> {
 #[cfg(plug_seam)]
 mod armed;
 #[cfg(plug_seam)]
-pub use armed::disarm;
+pub use armed::{arm, disarm};
 #[cfg(plug_seam)]
 pub(crate) use armed::{step, step_up_to};

@@ -14,7 +14,6 @@ pub(crate) fn step(call: Call) -> Result<(), Errno> {
 
 /// Fails if it is this step's turn, and otherwise says how many of `len` bytes are read or written at most.
 pub(crate) fn step_up_to(call: Call, len: usize) -> Result<usize, Errno> {
-    static PLAN: OnceLock<Plan> = OnceLock::new();
     if DISARMED.load(Ordering::Relaxed) {
         return Ok(len);
     }
@@ -25,11 +24,17 @@ pub(crate) fn step_up_to(call: Call, len: usize) -> Result<usize, Errno> {
     }
 }
 
+/// Reads the rules and opens the trace now, and not at the first step, when there may be no descriptor left for it.
+pub fn arm() {
+    PLAN.get_or_init(Plan::from_env);
+}
+
 /// From now on no step of this process fails or is traced.
 pub fn disarm() {
     DISARMED.store(true, Ordering::Relaxed);
 }
 
+static PLAN: OnceLock<Plan> = OnceLock::new();
 static DISARMED: AtomicBool = AtomicBool::new(false);
 
 #[derive(Clone, Copy, Debug)]
