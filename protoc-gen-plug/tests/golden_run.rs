@@ -215,7 +215,7 @@ mod run_kv {
 mod run_scalars {
     use std::collections::HashMap;
 
-    use super::scalars::{All, Optional, Repeated, Scalars, ScalarsProxy};
+    use super::scalars::{All, Optional, Repeated, Scalars, ScalarsProxy, Wide};
     use super::*;
 
     impl Scalars for Echo {
@@ -291,6 +291,17 @@ mod run_scalars {
 
         fn map(&self, map: HashMap<String, Vec<u8>>) -> Result<HashMap<String, Vec<u8>>> {
             Ok(map)
+        }
+
+        fn wide(
+            &self,
+            number: Option<u64>,
+            other: Option<i64>,
+            ratio: Option<f64>,
+            time: Option<u64>,
+            more: Vec<Wide>,
+        ) -> Result<Wide> {
+            Ok(Wide { number, other, ratio, time, more })
         }
     }
 

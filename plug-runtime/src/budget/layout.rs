@@ -7,7 +7,7 @@ use super::cost;
 use super::shapes::Messages;
 
 /// Size and alignment of a type, and whether an `Option` of it is no larger. The compiler may do better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub(super) size: usize,
     align: usize,
@@ -144,10 +144,13 @@ impl Structs {
         let mut birth: usize = 0;
         for field in &described.message.field {
             let of = messages.find(field.type_name());
+            let is_boxed = field.label() != Label::Repeated
+                && is_message(field)
+                && messages.is_boxed(index, field);
             let layout = match (field.label(), of) {
                 (Label::Repeated, Some(of)) if messages.is_map_entry(of) => MAP,
                 (Label::Repeated, _) => VEC,
-                (_, Some(_)) if is_message(field) && messages.is_boxed(index, field) => BOX,
+                _ if is_boxed => BOX,
                 (_, Some(of)) if is_message(field) => self.layout(of),
                 _ => Layout::of_scalar(field.r#type()),
             };
@@ -164,7 +167,8 @@ impl Structs {
                 && !messages.is_map_entry(index);
             match oneof {
                 Some(variants) => variants.push(layout),
-                None if layout == BOX || !is_optional => fields.push(layout),
+                // A box is no larger in an `Option`, which takes its only niche.
+                None if is_boxed || !is_optional => fields.push(layout),
                 None => fields.push(layout.optional()),
             }
         }

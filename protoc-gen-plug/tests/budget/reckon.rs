@@ -21,6 +21,11 @@ impl Requests {
         Requests { shapes, root: methods[method].request.expect("it is described") }
     }
 
+    /// How large the struct of one is.
+    pub fn size(&self) -> usize {
+        self.shapes.get(self.root).size
+    }
+
     /// What one takes, counted to its end.
     pub fn memory(&self, message: &[u8]) -> usize {
         let worst = walk::memory(&self.shapes, self.root, message, usize::MAX);

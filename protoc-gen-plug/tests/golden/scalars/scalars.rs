@@ -59,6 +59,22 @@ pub struct Optional {
 #[allow(clippy::all, missing_docs)]
 #[derive(Clone, PartialEq, ::plug::prost::Message)]
 #[prost(prost_path = "::plug::prost")]
+pub struct Wide {
+    #[prost(uint64, optional, tag = "1")]
+    pub number: ::core::option::Option<u64>,
+    #[prost(sint64, optional, tag = "2")]
+    pub other: ::core::option::Option<i64>,
+    #[prost(double, optional, tag = "3")]
+    pub ratio: ::core::option::Option<f64>,
+    #[prost(fixed64, optional, tag = "4")]
+    pub time: ::core::option::Option<u64>,
+    #[prost(message, repeated, tag = "5")]
+    pub more: ::plug::prost::alloc::vec::Vec<Wide>,
+}
+
+#[allow(clippy::all, missing_docs)]
+#[derive(Clone, PartialEq, ::plug::prost::Message)]
+#[prost(prost_path = "::plug::prost")]
 pub struct Repeated {
     #[prost(int64, repeated, tag = "1")]
     pub numbers: ::plug::prost::alloc::vec::Vec<i64>,
@@ -184,6 +200,16 @@ pub trait Scalars: Send + Sync + 'static {
         &self,
         map: std::collections::HashMap<String, Vec<u8>>,
     ) -> plug::Result<std::collections::HashMap<String, Vec<u8>>>;
+
+    /// Calls `Wide` of `scalars.Scalars`.
+    fn wide(
+        &self,
+        number: Option<u64>,
+        other: Option<i64>,
+        ratio: Option<f64>,
+        time: Option<u64>,
+        more: Vec<Wide>,
+    ) -> plug::Result<Wide>;
 }
 
 /// The service `scalars.Scalars`, by name: what a plugin lists in [`plug::Plugin::Services`].
@@ -201,6 +227,7 @@ impl plug::Service for ScalarsService {
         plug::Method::unary("Number"),
         plug::Method::unary("Flag"),
         plug::Method::unary("Map"),
+        plug::Method::unary("Wide"),
     ];
     const DESCRIPTORS: &'static [u8] = include!("scalars.descriptors");
 }
@@ -317,6 +344,18 @@ impl ScalarsProxy {
     ) -> plug::Result<std::collections::HashMap<String, Vec<u8>>> {
         Scalars::map(self, map)
     }
+
+    /// Calls `Wide` of `scalars.Scalars`.
+    pub fn wide(
+        &self,
+        number: impl Into<Option<u64>>,
+        other: impl Into<Option<i64>>,
+        ratio: impl Into<Option<f64>>,
+        time: impl Into<Option<u64>>,
+        more: Vec<Wide>,
+    ) -> plug::Result<Wide> {
+        Scalars::wide(self, number.into(), other.into(), ratio.into(), time.into(), more)
+    }
 }
 
 impl Scalars for ScalarsProxy {
@@ -401,6 +440,17 @@ impl Scalars for ScalarsProxy {
         let response: Map = self.caller.unary(6, &Map { map })?;
         Ok(response.map)
     }
+
+    fn wide(
+        &self,
+        number: Option<u64>,
+        other: Option<i64>,
+        ratio: Option<f64>,
+        time: Option<u64>,
+        more: Vec<Wide>,
+    ) -> plug::Result<Wide> {
+        self.caller.unary(7, &Wide { number, other, ratio, time, more })
+    }
 }
 
 impl plug::Proxy for ScalarsProxy {
@@ -477,6 +527,9 @@ impl<T: Scalars + ?Sized> plug::Serve<T> for ScalarsService {
             6 => call.unary(|Map { map }| {
                 let map = plugin.map(map)?;
                 Ok(Map { map })
+            }),
+            7 => call.unary(|Wide { number, other, ratio, time, more }| {
+                plugin.wide(number, other, ratio, time, more)
             }),
             _ => call.unimplemented(),
         }
