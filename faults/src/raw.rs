@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use plug::prost::Message as _;
 
-use crate::wire::{self, Frame, Hello};
+use crate::wire::{self, Description, Descriptors, Frame, Hello, MethodInfo, ServiceInfo};
 use crate::{ActResponse, EchoRequest, EchoResponse};
 
 /// Plays the plugin in one of the ways in which it can go wrong.
@@ -112,6 +112,14 @@ pub fn play(way: &str, args: &[String]) -> io::Result<()> {
             raw.output = garble(raw.output, from)?;
             raw.greet(&hello, &[])?;
             raw.serve()
+        }
+        "descriptors" => {
+            let descriptors = Descriptors { descriptors: many_files(number(0)) };
+            raw.greet(&Hello { services: described(), ..hello }, &[])?;
+            loop {
+                let open = raw.next_open()?;
+                raw.write(&in_fragments(open.call, &descriptors.encode_to_vec()))?;
+            }
         }
         "nested" => {
             raw.greet(&hello, &[])?;
@@ -286,6 +294,29 @@ pub fn play(way: &str, args: &[String]) -> io::Result<()> {
     }
 }
 
+/// Says what this plugin is where it is only asked for that, with so many files.
+///
+/// # Errors
+///
+/// If nobody reads it.
+pub fn describe(files: u32) -> io::Result<()> {
+    let hello = Some(Hello { services: described(), ..Hello::of_probe((1, 1)) });
+    let description = Description { hello, descriptors: many_files(files) };
+    io::stdout().write_all(&description.encode_to_vec())
+}
+
+/// The services of one that has descriptors.
+fn described() -> Vec<ServiceInfo> {
+    let methods = vec![MethodInfo { name: "Get".to_owned() }];
+    let description = ServiceInfo { name: "plug.Description".to_owned(), methods };
+    Hello::of_probe((1, 1)).services.into_iter().chain([description]).collect()
+}
+
+/// Descriptors of so many files without anything: two bytes each, and some hundred once they are decoded.
+fn many_files(files: u32) -> Vec<u8> {
+    [0x0a, 0].repeat(files as usize)
+}
+
 struct Raw {
     input: BufReader<File>,
     output: File,
@@ -375,6 +406,21 @@ fn garble(to: File, from: usize) -> io::Result<File> {
         }
     });
     Ok(writer.into())
+}
+
+/// A reply in as few frames as it can have.
+fn in_fragments(call: u64, response: &[u8]) -> Vec<u8> {
+    let mut fragments = response.chunks(256 << 10).peekable();
+    let mut total = if response.len() > 256 << 10 { response.len() as u64 } else { 0 };
+    let mut bytes = Vec::new();
+    while let Some(fragment) = fragments.next() {
+        let is_last = fragments.peek().is_none();
+        let (kind, flags) = if is_last { (wire::END, 1) } else { (wire::MESSAGE, 0) };
+        let payload = fragment.to_vec();
+        let total = std::mem::take(&mut total);
+        bytes.extend(Frame { kind, call, flags, total, payload, ..Frame::default() }.bytes());
+    }
+    bytes
 }
 
 /// The reply to an `Echo`, or to an `Act`, which says its payload too.

@@ -116,6 +116,27 @@ pub struct MethodInfo {
     pub name: String,
 }
 
+/// What a plugin that runs answers when it is asked for its descriptors.
+#[derive(Clone, PartialEq, Message)]
+#[prost(prost_path = "::plug::prost")]
+pub struct Descriptors {
+    /// A `FileDescriptorSet`.
+    #[prost(bytes = "vec", tag = "1")]
+    pub descriptors: Vec<u8>,
+}
+
+/// What a plugin prints that is asked to describe itself.
+#[derive(Clone, PartialEq, Message)]
+#[prost(prost_path = "::plug::prost")]
+pub struct Description {
+    /// What it would say first.
+    #[prost(message, optional, tag = "1")]
+    pub hello: Option<Hello>,
+    /// A `FileDescriptorSet`.
+    #[prost(bytes = "vec", tag = "2")]
+    pub descriptors: Vec<u8>,
+}
+
 impl Hello {
     /// Of a side that speaks these versions and offers the service `probe.Probe`.
     pub fn of_probe(versions: (u32, u32)) -> Hello {

@@ -1,18 +1,20 @@
 //! What a plugin is, without calling it: its services, their methods, types and comments.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use prost_types::{FileDescriptorProto, FileDescriptorSet, ServiceDescriptorProto};
+use prost_types::source_code_info::Location;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
+use crate::budget::{self, Undecodable};
 use crate::error::{Code, Error, ErrorKind, OneLine, Result};
 use crate::incoming::Incoming;
 use crate::offer::Offers;
 use crate::peer::text_pairs;
-use crate::protocol::{Hello, MethodInfo, ServiceInfo};
+use crate::protocol::{Hello, MAX_FRAME, MethodInfo, ServiceInfo};
 use crate::service::{Method, MethodKind, Offered};
 
 /// What a plugin says about itself: see [`Command::describe`](crate::Command::describe) and
@@ -59,26 +61,29 @@ pub struct MethodDescription {
 }
 
 impl Description {
-    pub(crate) fn new(hello: Hello, descriptors: &[u8]) -> Result<Description> {
-        let descriptors = FileDescriptorSet::decode(descriptors).map_err(|error| {
-            let message = format!("its descriptors cannot be decoded: {error}");
-            Error::of_kind(ErrorKind::Decode, message)
-        })?;
+    /// `limit` is how much memory the descriptors may take, decoded.
+    pub(crate) fn new(hello: Hello, descriptors: &[u8], limit: usize) -> Result<Description> {
+        let descriptors = decode_descriptors(descriptors, limit)?;
         let visible = hello.services.iter().filter(|service| !is_built_in(&service.name));
-        let services = visible.map(|info| ServiceDescription::new(info, &descriptors)).collect();
+        let mut index = Index::of(&descriptors);
+        let services = visible.map(|info| ServiceDescription::new(info, &mut index)).collect();
         Ok(Description { hello, services, descriptors })
     }
 
-    /// Reads what a plugin writes that is asked to describe itself.
-    pub(crate) fn decode(encoded: &[u8]) -> Result<Description> {
-        match EncodedDescription::decode(encoded) {
-            Ok(EncodedDescription { hello: Some(hello), descriptors }) => {
-                Description::new(hello, &descriptors)
-            }
-            _ => Err(Error::of_kind(
-                ErrorKind::Handshake,
-                "what it printed is no description: is it a plugin, and does it print nothing before plug::run?",
-            )),
+    /// Reads what a plugin writes that is asked to describe itself. `limit` is that of [`new`](Self::new).
+    pub(crate) fn decode(encoded: Bytes, limit: usize) -> Result<Description> {
+        let refused = |why: &str| Err(Error::of_kind(ErrorKind::Handshake, why));
+        let Ok(EncodedDescription { hello: Some(hello), descriptors }) =
+            EncodedDescription::decode(encoded)
+        else {
+            return refused(NO_DESCRIPTION);
+        };
+        if hello.len() > MAX_FRAME {
+            return refused("its hello is longer than one that is sent may be: is it a plugin?");
+        }
+        match Hello::decode(hello) {
+            Ok(hello) => Description::new(hello, &descriptors, limit),
+            Err(_) => refused(NO_DESCRIPTION),
         }
     }
 
@@ -111,15 +116,15 @@ impl Description {
 }
 
 impl ServiceDescription {
-    fn new(info: &ServiceInfo, descriptors: &FileDescriptorSet) -> ServiceDescription {
-        let described =
-            descriptors.file.iter().find_map(|file| DescribedService::find(file, &info.name));
-        let method = |info| MethodDescription::new(info, described.as_ref());
+    fn new<'a>(info: &'a ServiceInfo, index: &mut Index<'a>) -> ServiceDescription {
+        let place = index.take_service(&info.name);
+        let comments = place.map(|(file, service)| index.comments(file, &[SERVICE_FIELD, service]));
+        let method = |info| MethodDescription::new(info, place, index);
         ServiceDescription {
             name: info.name.clone(),
             magic: info.magic.clone(),
             version: info.version,
-            comments: described.as_ref().map(|of| of.comments(&[])).unwrap_or_default(),
+            comments: comments.unwrap_or_default(),
             methods: info.methods.iter().map(method).collect(),
         }
     }
@@ -151,20 +156,20 @@ impl ServiceDescription {
 }
 
 impl MethodDescription {
-    fn new(info: &MethodInfo, of: Option<&DescribedService<'_>>) -> MethodDescription {
-        let found = of.and_then(|of| {
-            let methods = of.service.method.iter().enumerate();
-            let (index, method) =
-                methods.into_iter().find(|(_, method)| method.name() == info.name)?;
-            Some((of, index, method))
-        });
+    fn new<'a>(
+        info: &'a MethodInfo,
+        service: Option<Place>,
+        index: &mut Index<'a>,
+    ) -> MethodDescription {
         let plain = |name: &str| name.trim_start_matches('.').to_owned();
-        let (request, response, comments) = match found {
-            Some((of, index, method)) => {
-                let comments = of.comments(&[METHOD_FIELD, index as i32]);
+        let found = service.and_then(|service| index.take_method(service, &info.name));
+        let (request, response, comments) = match (service, found) {
+            (Some((file, service)), Some((place, method))) => {
+                let path = [SERVICE_FIELD, service, METHOD_FIELD, place];
+                let comments = index.comments(file, &path);
                 (plain(method.input_type()), plain(method.output_type()), comments)
             }
-            None => Default::default(),
+            _ => Default::default(),
         };
         MethodDescription {
             name: info.name.clone(),
@@ -261,31 +266,60 @@ fn indented(f: &mut fmt::Formatter<'_>, indent: &str, text: &str) -> fmt::Result
     text.lines().try_for_each(|line| writeln!(f, "{indent}{}", OneLine(line)))
 }
 
-/// Where a service is in its file.
-struct DescribedService<'a> {
-    file: &'a FileDescriptorProto,
-    index: usize,
-    service: &'a ServiceDescriptorProto,
+/// What is where in descriptors. It takes one pass to make, and gives each service and method once: a plugin that names the
+/// same ones again and again has nobody search for them again and again, nor copy their comments.
+struct Index<'a> {
+    /// By the package and the name: which service of which file.
+    services: HashMap<(&'a str, &'a str), Place>,
+    /// By the service and the name.
+    methods: HashMap<(Place, &'a str), (i32, &'a MethodDescriptorProto)>,
+    /// By the file and the path within it.
+    locations: HashMap<(usize, &'a [i32]), &'a Location>,
 }
 
-impl<'a> DescribedService<'a> {
-    fn find(file: &'a FileDescriptorProto, full_name: &str) -> Option<DescribedService<'a>> {
-        let name = match file.package() {
-            "" => full_name,
-            package => full_name.strip_prefix(package)?.strip_prefix('.')?,
-        };
-        let mut services = file.service.iter().enumerate();
-        let (index, service) = services.find(|(_, service)| service.name() == name)?;
-        Some(DescribedService { file, index, service })
+/// A file, and the place of a service in it.
+type Place = (usize, i32);
+
+impl<'a> Index<'a> {
+    fn of(descriptors: &'a FileDescriptorSet) -> Index<'a> {
+        let mut index =
+            Index { services: HashMap::new(), methods: HashMap::new(), locations: HashMap::new() };
+        for (number, file) in descriptors.file.iter().enumerate() {
+            for (place, service) in (0..).zip(&file.service) {
+                let at = (number, place);
+                index.services.entry((file.package(), service.name())).or_insert(at);
+                for (place, method) in (0..).zip(&service.method) {
+                    index.methods.entry((at, method.name())).or_insert((place, method));
+                }
+            }
+            let locations = file.source_code_info.iter().flat_map(|info| &info.location);
+            for location in
+                locations.filter(|location| location.path.first() == Some(&SERVICE_FIELD))
+            {
+                index.locations.entry((number, &location.path)).or_insert(location);
+            }
+        }
+        index
     }
 
-    /// The comments of what has this path in the service.
-    fn comments(&self, path: &[i32]) -> String {
-        let begins = [SERVICE_FIELD, self.index as i32];
-        let mut locations = self.file.source_code_info.iter().flat_map(|info| &info.location);
-        let location = locations.find(|location| {
-            location.path.strip_prefix(&begins[..]).is_some_and(|rest| rest == path)
-        });
+    /// The file of a service and its place there, by its full name.
+    fn take_service(&mut self, full_name: &'a str) -> Option<Place> {
+        let name = full_name.rsplit_once('.').unwrap_or(("", full_name));
+        self.services.remove(&name)
+    }
+
+    /// A method and its place in its service.
+    fn take_method(
+        &mut self,
+        service: Place,
+        name: &'a str,
+    ) -> Option<(i32, &'a MethodDescriptorProto)> {
+        self.methods.remove(&(service, name))
+    }
+
+    /// The comments of what has this path in a file.
+    fn comments(&self, file: usize, path: &[i32]) -> String {
+        let location = self.locations.get(&(file, path));
         let texts =
             location.map(|location| [location.leading_comments(), location.trailing_comments()]);
         let lines = texts.iter().flatten().flat_map(|text| text.lines());
@@ -295,11 +329,28 @@ impl<'a> DescribedService<'a> {
     }
 }
 
+/// Decodes the descriptors of a plugin, which take no more than `limit` bytes of memory.
+pub(crate) fn decode_descriptors(encoded: &[u8], limit: usize) -> Result<FileDescriptorSet> {
+    budget::decode_descriptors(encoded, limit).map_err(|error| match error {
+        Undecodable::TooLarge(_) => error.of_response("its description"),
+        Undecodable::Broken(error) => {
+            let message = format!("its descriptors cannot be decoded: {error}");
+            Error::of_kind(ErrorKind::Decode, message)
+        }
+    })
+}
+
+/// For descriptors that are part of this program.
+pub(crate) const NO_LIMIT: usize = usize::MAX;
+
+const NO_DESCRIPTION: &str = "what it printed is no description: is it a plugin, and does it print nothing before plug::run?";
+
 /// `Description` of `frame.proto`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct EncodedDescription {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) hello: Option<Hello>,
+    /// A `Hello`: encoded, so that it is not decoded where it is too long.
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub(crate) hello: Option<Bytes>,
     /// A `FileDescriptorSet`.
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) descriptors: Bytes,
@@ -377,6 +428,8 @@ const METHOD_FIELD: i32 = 2;
 
 #[cfg(test)]
 mod tests {
+    use prost_types::{FileDescriptorProto, ServiceDescriptorProto, SourceCodeInfo};
+
     use super::*;
     use crate::protocol::Pair;
 
@@ -430,7 +483,7 @@ mod tests {
         let methods = [("Watch", MethodKind::ServerStreaming), ("Get", MethodKind::Unary)];
         let hello = hello(&[("example.KV", &methods), (SERVICE, &[(GET, MethodKind::Unary)])]);
         let descriptors = set(&[("kv.proto", KV)]);
-        let description = Description::new(hello, &descriptors).unwrap();
+        let description = Description::new(hello, &descriptors, NO_LIMIT).unwrap();
         let [service] = description.services() else {
             panic!("what is built in is hidden: {description:?}");
         };
@@ -449,10 +502,46 @@ mod tests {
         );
     }
 
+    /// Each look for one of them used to be a walk through all that are described.
+    #[test]
+    fn a_plugin_that_names_and_describes_a_hundred_thousand_of_everything_is_described_at_once() {
+        const MANY: usize = 100_000;
+        let method =
+            |name: String| MethodDescriptorProto { name: Some(name), ..Default::default() };
+        let service =
+            |name: String| ServiceDescriptorProto { name: Some(name), ..Default::default() };
+        let mut services: Vec<_> = (0..MANY).map(|n| service(format!("S{n}"))).collect();
+        services[0].method = (0..MANY).map(|n| method(format!("M{n}"))).collect();
+        let location = |n: usize| Location {
+            path: vec![SERVICE_FIELD, 0, METHOD_FIELD, n as i32],
+            leading_comments: Some(format!(" The {n}th.")),
+            ..Location::default()
+        };
+        let file = FileDescriptorProto {
+            package: Some("a".to_owned()),
+            service: services,
+            source_code_info: Some(SourceCodeInfo { location: (0..MANY).map(location).collect() }),
+            ..Default::default()
+        };
+        let descriptors = FileDescriptorSet { file: vec![file] }.encode_to_vec();
+        // The last are the slowest to be found, and one comes again and again.
+        let names: Vec<_> = (0..MANY).rev().map(|n| format!("M{n}")).collect();
+        let methods: Vec<_> = names.iter().map(|name| (&name[..], MethodKind::Unary)).collect();
+        let names: Vec<_> = (0..MANY).rev().map(|n| format!("a.S{n}")).collect();
+        let mut services: Vec<(&str, &[_])> =
+            names.iter().map(|name| (&name[..], &[][..])).collect();
+        services[MANY - 1].1 = &methods;
+        services.extend([services[MANY - 1], services[MANY - 1]]);
+        let description = Description::new(hello(&services), &descriptors, NO_LIMIT).unwrap();
+        let [.., first, second, _] = description.services() else { panic!("all of them") };
+        assert_eq!(first.methods()[0].comments(), "The 99999th.");
+        assert_eq!(second.methods()[0].comments(), "", "it is described once");
+    }
+
     #[test]
     fn without_descriptors_there_are_names_and_kinds() {
         let hello = hello(&[("example.KV", &[("Get", MethodKind::Unary)])]);
-        let description = Description::new(hello, b"").unwrap();
+        let description = Description::new(hello, b"", NO_LIMIT).unwrap();
         let method = &description.services()[0].methods()[0];
         assert_eq!((method.name(), method.request(), method.comments()), ("Get", "", ""));
         assert!(description.to_string().ends_with("\n  Get: unary\n"), "{description}");
@@ -476,9 +565,29 @@ mod tests {
 
     #[test]
     fn what_is_no_description_is_refused() {
-        for text in [&b""[..], b"Usage: kv [options]\n"] {
-            let error = Description::decode(text).unwrap_err();
+        for text in [&b""[..], b"Usage: kv [options]\n", b"\x0a\x01\xff"] {
+            let error = Description::decode(Bytes::from(text), NO_LIMIT).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Handshake, "{error}");
+            assert!(error.message().contains("is no description"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_description_that_would_burst_is_refused() {
+        let decoded = |hello: Vec<u8>, descriptors: Vec<u8>| {
+            let (hello, descriptors) = (Some(hello.into()), descriptors.into());
+            let encoded = EncodedDescription { hello, descriptors }.encode_to_vec();
+            Description::decode(encoded.into(), 1 << 20)
+        };
+        assert!(decoded(Vec::new(), Vec::new()).is_ok());
+        // Empty files, and empty services.
+        let error = decoded(Vec::new(), b"\x0a\x00".repeat(10_000)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert!(error.message().contains("Command::max_decoded"), "{error}");
+        let services = Hello { services: vec![ServiceInfo::default()], ..Hello::default() };
+        let hello = services.encode_to_vec();
+        let error = decoded(hello.repeat(MAX_FRAME / hello.len() + 1), Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Handshake);
+        assert!(error.message().contains("longer than"), "{error}");
     }
 }

@@ -188,12 +188,11 @@ impl Peer {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unimplemented`] if it does not carry them, as a host does not; else those of any call.
+    /// [`ErrorKind::Unimplemented`] if it does not carry them, as a host does not, [`ErrorKind::TooLarge`] if they would
+    /// take more memory than [`Command::max_decoded`] allows for; else those of any call.
     pub fn descriptors(&self) -> Result<FileDescriptorSet> {
-        FileDescriptorSet::decode(self.encoded_descriptors()?).map_err(|error| {
-            let message = format!("its descriptors cannot be decoded: {error}");
-            Error::of_kind(ErrorKind::Decode, message).with_plugin(&self.shared.name)
-        })
+        description::decode_descriptors(&self.encoded_descriptors()?, self.decode_limit())
+            .map_err(|error| error.with_plugin(&self.shared.name))
     }
 
     /// What the plugin is: its services with their methods, types and comments.
@@ -204,7 +203,7 @@ impl Peer {
     pub fn description(&self) -> Result<Description> {
         let mut hello = self.shared.hello.clone();
         hello.name = self.name().to_owned();
-        Description::new(hello, &self.encoded_descriptors()?)
+        Description::new(hello, &self.encoded_descriptors()?, self.decode_limit())
             .map_err(|error| error.with_plugin(&self.shared.name))
     }
 
@@ -479,7 +478,9 @@ impl Command {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Spawn`] if the program cannot be started, [`ErrorKind::Handshake`] if it does not describe itself.
+    /// [`ErrorKind::Spawn`] if the program cannot be started, [`ErrorKind::Handshake`] if it does not describe itself,
+    /// [`ErrorKind::TooLarge`] if its descriptors would take more memory than [`max_decoded`](Command::max_decoded) allows
+    /// for.
     pub fn describe(self) -> Result<Description> {
         crate::blocking::describe(self)
     }

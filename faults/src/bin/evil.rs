@@ -15,6 +15,9 @@ fn main() -> plug::Result<()> {
     }
     match args.first().map(String::as_str) {
         Some("raw") => return Ok(raw::play(&args[1], &args[2..])?),
+        Some("--plug-describe") if args.get(1).is_some_and(|arg| arg == "raw") => {
+            return Ok(raw::describe(args[3].parse()?)?);
+        }
         Some("raw-with-survivor") => {
             // So that the test can end it.
             eprintln!("survivor {}", Evil::default().start_child("survive")?);

@@ -2,7 +2,7 @@
 
 use plug::{Code, Command, Delivery, ErrorKind, Proxy as _};
 
-use crate::aftermath::{Case, helper};
+use crate::aftermath::{Case, helper, raw};
 use crate::streams::{FLOWING, flowing};
 
 /// In a host of its own, since the other tests of this process take memory too.
@@ -49,6 +49,33 @@ fn r2_the_limit_is_the_hosts_to_choose_and_holds_for_items_of_streams() {
     let large = load(64 << 20);
     assert_eq!(large.burst(vec![], 100_000_u32).unwrap().len(), 100_000);
     drop(large);
+    case.finish();
+}
+
+#[test]
+fn r2_descriptors_that_would_burst_are_not_decoded() {
+    let case = Case::new();
+    let few = raw(&["descriptors", "10000"]);
+    // They would take 200 MB.
+    let many = || raw(&["descriptors", "450000"]);
+    let limited = case.load(raw(&["descriptors", "10000"]).max_decoded(1 << 20));
+    let unlimited = case.load(many());
+    for (what, result) in [
+        ("descriptors", unlimited.peer().descriptors().map(drop)),
+        ("description", unlimited.peer().description().map(drop)),
+        ("describe", many().describe().map(drop)),
+        ("descriptors, with a limit", limited.peer().descriptors().map(drop)),
+        (
+            "describe, with a limit",
+            raw(&["descriptors", "10000"]).max_decoded(1 << 20).describe().map(drop),
+        ),
+    ] {
+        let error = result.expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::TooLarge, "{what}: {error:?}");
+        assert!(error.message().contains("Command::max_decoded"), "{what}: {error}");
+    }
+    assert_eq!(few.describe().unwrap().descriptors().file.len(), 10_000);
+    drop((limited, unlimited));
     case.finish();
 }
 

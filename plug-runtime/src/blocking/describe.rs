@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::load::no_room;
 use super::remote::exit_error;
 use super::serve::hello;
-use crate::description::{Description, EncodedDescription, merged};
+use crate::description::{Description, EncodedDescription, NO_LIMIT, merged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::{Exit, ExitStatus};
 use crate::plugin::Plugin;
@@ -40,7 +40,7 @@ pub(super) fn print<P: Plugin>() -> Result<()> {
     let encoded = encoded::<P>()?;
     let mut stdout = io::stdout().lock();
     if stdout.is_terminal() {
-        write!(stdout, "{}", Description::decode(&encoded)?)?;
+        write!(stdout, "{}", Description::decode(encoded.into(), NO_LIMIT)?)?;
     } else {
         stdout.write_all(&encoded)?;
     }
@@ -49,12 +49,13 @@ pub(super) fn print<P: Plugin>() -> Result<()> {
 
 /// What a plugin inside this process is.
 pub(super) fn describe_inside<P: Plugin>() -> Result<Description> {
-    Description::decode(&encoded::<P>()?)
+    Description::decode(encoded::<P>()?.into(), NO_LIMIT)
 }
 
 fn encoded<P: Plugin>() -> Result<Vec<u8>> {
     let descriptors = merged(P::Services::offer().iter().map(|offered| offered.descriptors))?;
-    Ok(EncodedDescription { hello: Some(hello::<P>()), descriptors }.encode_to_vec())
+    let hello = hello::<P>().encode_to_vec().into();
+    Ok(EncodedDescription { hello: Some(hello), descriptors }.encode_to_vec())
 }
 
 fn describe_program(program: &Program, settings: &Settings) -> Result<Description> {
@@ -97,7 +98,8 @@ fn describe_program(program: &Program, settings: &Settings) -> Result<Descriptio
             &tail,
         ));
     }
-    Description::decode(&output).map_err(|error| error.with_stderr(tail.text()))
+    Description::decode(output.into(), settings.decode_limit())
+        .map_err(|error| error.with_stderr(tail.text()))
 }
 
 /// Reads what is there. Returns whether that was the end.

@@ -11,6 +11,7 @@
 //! with other things: `cargo test --release -p protoc-gen-plug --test budget -- --ignored --nocapture`.)
 
 mod cost;
+mod descriptors;
 mod layout;
 mod shapes;
 mod walk;
@@ -21,6 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use prost::{DecodeError, Message};
+use prost_types::FileDescriptorSet;
 
 use crate::error::{Code, Delivery, Error, ErrorKind};
 use crate::service::Service;
@@ -99,12 +101,25 @@ impl Budget {
     fn check_long(self, message: &[u8]) -> Result<(), Excess> {
         let Some(schema) = Schema::of(self.service, self.descriptors) else { return Ok(()) };
         let Some(root) = schema.root(self.method, self.side) else { return Ok(()) };
-        let at_least = walk::memory(&schema.shapes, root, message, self.limit);
-        if at_least <= self.limit {
-            return Ok(());
-        }
-        Err(Excess { len: message.len(), at_least, limit: self.limit })
+        measure(&schema.shapes, root, message, self.limit)
     }
+}
+
+/// Decodes descriptors of another process, if they do not take more than `limit`.
+pub(crate) fn decode_descriptors(
+    encoded: &[u8],
+    limit: usize,
+) -> Result<FileDescriptorSet, Undecodable> {
+    if encoded.len() > limit / NO_TYPE_IS_WORSE {
+        let (shapes, root) = descriptors::shapes();
+        measure(shapes, *root, encoded, limit).map_err(Undecodable::TooLarge)?;
+    }
+    FileDescriptorSet::decode(encoded).map_err(Undecodable::Broken)
+}
+
+fn measure(shapes: &Shapes, root: usize, message: &[u8], limit: usize) -> Result<(), Excess> {
+    let at_least = walk::memory(shapes, root, message, limit);
+    if at_least <= limit { Ok(()) } else { Err(Excess { len: message.len(), at_least, limit }) }
 }
 
 impl Undecodable {

@@ -107,6 +107,12 @@ pub(super) fn read(service: &str, descriptors: &[u8]) -> Option<(Shapes, BTreeMa
     Some((messages.shapes(), methods.collect()))
 }
 
+/// The shapes of all messages in some files, and the index of one, by its full name. `None` if it is not in them.
+pub(super) fn read_message(name: &str, files: &FileDescriptorSet) -> Option<(Shapes, usize)> {
+    let messages = Messages::of(files);
+    Some((messages.shapes(), messages.find(name)?))
+}
+
 /// A full name as descriptors have it, which begins with a dot.
 fn within(scope: &str, name: &str) -> String {
     match scope.strip_prefix('.').unwrap_or(scope) {

@@ -68,6 +68,29 @@ fn r2_what_two_bytes_become_is_counted_before_it_is_decoded() {
 }
 
 #[test]
+fn r2_descriptors_that_would_burst_are_refused() {
+    let limit = default_limit(0);
+    // Files; fields of a message of a file; paths of the comments of one.
+    let files = field(1, b"").repeat(1 << 20);
+    let fields = field(1, &field(4, &field(2, b"").repeat(1 << 20)));
+    let comments = field(1, &field(9, &field(1, b"").repeat(2 << 20)));
+    // Behind what a later `descriptor.proto` has as a message, and decoding skips as what it is here: a number.
+    let declaration = field(1, &field(4, &field(5, &field(3, b"\x10\x01"))));
+    let hidden = [declaration, files.clone()].concat();
+    for bomb in [files, fields, comments, hidden] {
+        match decode_descriptors(&bomb, limit) {
+            Err(Undecodable::TooLarge(excess)) => assert!(excess.at_least > limit, "{excess}"),
+            other => panic!("{:?} of {} bytes", other.map(|set| set.file.len()), bomb.len()),
+        }
+    }
+    assert!(matches!(decode_descriptors(b"\xff", limit), Err(Undecodable::Broken(_))));
+    // What a good file takes is some times its length.
+    let good = budget("Take", Side::Request).descriptors;
+    let copies = good.repeat((4 << 20) / good.len());
+    assert_eq!(decode_descriptors(&copies, limit).unwrap().file.len(), (4 << 20) / good.len());
+}
+
+#[test]
 fn what_is_long_and_takes_little_more_passes() {
     let payload = budget("Take", Side::Response);
     for (what, message) in [

@@ -141,6 +141,9 @@ impl Command {
     /// [`Code::ResourceExhausted`](crate::Code::ResourceExhausted); so does an item of a stream, and ends it. The requests
     /// of the host have the default limit in the plugin.
     ///
+    /// The descriptors of a plugin are measured as well: see [`Peer::descriptors`](crate::Peer::descriptors) and
+    /// [`describe`](Command::describe).
+    ///
     /// Not measured is what is not decoded by generated code: [`Peer::call`](crate::Peer::call) returns bytes. Nor are
     /// services whose [`DESCRIPTORS`](crate::Service::DESCRIPTORS) are empty, which somebody has written by hand. Messages
     /// for which the generator was given types of its user's (`extern_path`) are measured as if prost had made them.
