@@ -1,190 +1,131 @@
-//! Measures calls of plug against a raw pipe, with the same bytes, in interleaved rounds of one run.
+//! Measures plug beside a raw pipe, raw shared memory and its peers, in interleaved rounds of one run.
 //!
 //! ```sh
-//! cargo run --release --manifest-path bench/Cargo.toml -- [--one-core] [--quick] [--only WORK,WORK]
+//! cargo run --release --manifest-path bench/Cargo.toml -- --help
 //! ```
 //!
-//! The works are `echo64`, `echo64-paused`, `echo1m`, `echo64-x32` and `start`.
+//! Times are those of the machine and its mood; quote the ratios. Every reply is checked. A sample is the time of one
+//! call; of calls that overlap and of items of a stream it is the time of many over their number. Medians and 99th
+//! percentiles are of all samples, `x_pipe` is the median over the rounds of the ratio of the medians of a round, and the
+//! other figures are medians over the rounds: calls over the time that they took (pauses not counted), and the processor
+//! time and context switches of both processes over the calls ([`usage`]).
 //!
-//! Absolute times are those of the machine and its mood; quote the ratios. Every reply is checked.
+//! Of `memory`, which has KiB in place of microseconds, and its companions `memory-host`, `threads-1` and `threads-100`
+//! only the first columns have values.
 
-mod children;
+mod candidates;
+mod cores;
+#[cfg(feature = "peers")]
+#[rustfmt::skip]
+#[allow(clippy::all, clippy::pedantic, dead_code)]
+mod echo_capnp;
+mod footprint;
+mod instructions;
+mod left_out;
+mod memory;
+mod options;
+mod progress;
+mod report;
+mod rounds;
+mod row;
 mod stats;
+mod timing;
+mod usage;
+mod work;
 
-use std::time::{Duration, Instant};
+use anyhow::{Context as _, Result};
 
-use anyhow::{Context as _, Result, bail};
-use plug_bench::{EchoProxy, load_echo};
-
-use children::{Cores, RawPipe};
-use stats::Samples;
-
-/// How much is measured.
-struct Plan {
-    one_core: bool,
-    rounds: usize,
-    calls: usize,
-}
+use candidates::{CHILD, Candidate};
+use footprint::FOOTPRINT;
+use instructions::CALLS;
+use left_out::LeftOut;
+use options::Options;
+use progress::Progress;
+use report::{compare, csv, plot, readme, table};
+use row::Row;
+use work::Work;
 
 fn main() -> Result<()> {
-    let mut plan = Plan { one_core: false, rounds: 40, calls: 5_000 };
-    let mut only = None;
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            children::RAW_PIPE => return children::serve_raw_pipe(),
-            children::PLUGIN => return Ok(children::serve_plugin()?),
-            "--one-core" => plan.one_core = true,
-            "--quick" => (plan.rounds, plan.calls) = (5, 1_000),
-            "--only" => only = Some(args.next().context("--only needs the names of works")?),
-            other => bail!("unknown argument {other}; there are --one-core, --quick and --only"),
-        }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [CHILD, name, ..] => return candidates::serve(name, &arguments[2..]),
+        [FOOTPRINT, name] => return footprint::print(name),
+        [CALLS, calls] => return instructions::call(calls.parse()?),
+        _ => {}
     }
-    if plan.one_core {
-        children::pin(Cores::First)?;
-    }
-    println!("{:<44}{:>10}{:>10}{:>10}", "", "median µs", "p99 µs", "× pipe");
-    let wanted =
-        |work: &str| only.as_ref().is_none_or(|only| only.split(',').any(|only| only == work));
-    if wanted("echo64") {
-        echo(&plan, 64, Duration::ZERO)?;
-    }
-    if wanted("echo64-paused") {
-        echo(&plan, 64, Duration::from_micros(300))?;
-    }
-    if wanted("echo1m") {
-        echo(&Plan { calls: plan.calls / 50, ..plan }, 1 << 20, Duration::ZERO)?;
-    }
-    if wanted("echo64-x32") {
-        many_callers(&plan)?;
-    }
-    if wanted("start") {
-        start(&plan)?;
-    }
-    Ok(())
-}
-
-/// Round trips of one caller.
-fn echo(plan: &Plan, size: usize, pause: Duration) -> Result<()> {
-    let own = std::env::current_exe()?;
-    let mut pipe = RawPipe::start(size, Cores::Any)?;
-    let proxy = load_echo(plug::Command::new(own).arg(children::PLUGIN))?;
-    let payload: Vec<u8> = (0..size).map(|index| index as u8).collect();
-    // With a pause, so many calls take long.
-    let calls = if pause.is_zero() { plan.calls } else { plan.calls / 10 };
-
-    // Long enough never to pass.
-    let limited = plug::Proxy::with_timeout(&proxy, Duration::from_secs(60));
-
-    let (mut raw, mut plug, mut plug_limited) =
-        (Samples::default(), Samples::default(), Samples::default());
-    for round in 0..=plan.rounds {
-        let counted = round > 0;
-        raw.round(calls, counted, pause, || pipe.echo(&payload))?;
-        plug.round(calls, counted, pause, || echo_once(&proxy, &payload))?;
-        plug_limited.round(calls, counted, pause, || echo_once(&limited, &payload))?;
-    }
-    let what = match (size, pause.is_zero()) {
-        (1_048_576, _) => "1 MiB echo, back to back".to_owned(),
-        (_, true) => format!("{size} B echo, back to back"),
-        (_, false) => format!("{size} B echo, after a pause of {} µs", pause.as_micros()),
+    let all = candidates::all();
+    let names: Vec<_> = all.iter().map(|candidate| candidate.name()).collect();
+    let Some(options) = Options::parse(std::env::args_os().skip(1), &names)? else {
+        print!("{}", options::HELP);
+        return Ok(());
     };
-    println!("{what}");
-    raw.print("pipe", &raw);
-    plug.print("plug", &raw);
-    plug_limited.print("plug, with a time-out", &raw);
-    Ok(())
-}
+    if options.instructions {
+        return instructions::count();
+    }
+    // Before it takes minutes to find out that it cannot be read.
+    let earlier = options.compare.as_ref().map(|path| csv::read(path)).transpose()?;
+    if options.one_core {
+        let core = *cores::allowed()?.first().context("this process may run on no core")?;
+        cores::pin(core)?;
+    }
 
-fn echo_once(proxy: &EchoProxy, payload: &[u8]) -> Result<()> {
-    let reply = proxy.echo(payload)?;
-    if reply != payload {
-        bail!("the reply differs from the request");
+    let rows = measure(&options, &all)?;
+
+    if let Some(path) = &options.csv {
+        csv::write(path, &rows)?;
+    }
+    if let Some(earlier) = earlier {
+        compare::print(&earlier, &rows);
+    }
+    if options.readme {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        readme::update(root.as_ref(), &rows, options.one_core)?;
+        plot::write(root.as_ref(), &rows, options.one_core)?;
     }
     Ok(())
 }
 
-/// 32 threads on one proxy, against one caller of a raw pipe whose ends are on two cores.
-fn many_callers(plan: &Plan) -> Result<()> {
-    const CALLERS: usize = 32;
-    let own = std::env::current_exe()?;
-    let payload = [7; 64];
-    let cores = if plan.one_core { Cores::Any } else { Cores::Second };
-    let proxy = load_echo(plug::Command::new(own).arg(children::PLUGIN))?;
-    let mut pipe = RawPipe::start(payload.len(), cores)?;
-    let (mut raw, mut plug) = (Vec::new(), Vec::new());
-    for round in 0..=plan.rounds.min(15) {
-        if !plan.one_core {
-            children::pin(Cores::First)?;
+/// Measures all that the options ask for, and prints it as it comes.
+fn measure(options: &Options, all: &[Box<dyn Candidate>]) -> Result<Vec<Row>> {
+    let progress = Progress::new();
+    let mut rows = Vec::new();
+    let mut left_out = LeftOut::default();
+    for name in candidates::built_without() {
+        left_out.add(name, None, "this program was built without the feature `peers`");
+    }
+    for work in Work::ALL.into_iter().filter(|&work| options.only.has_work(work)) {
+        progress.work(work);
+        let mut chosen: Vec<&dyn Candidate> = Vec::new();
+        for candidate in all {
+            let is_base = candidate.name() == "pipe";
+            if !is_base && !options.only.has_candidate(candidate.name()) {
+                continue;
+            }
+            match candidate.lacks(work) {
+                None => chosen.push(&**candidate),
+                Some(why) => left_out.add(candidate.name(), Some(work), &why),
+            }
         }
-        let begin = Instant::now();
-        for _ in 0..plan.calls {
-            pipe.echo(&payload)?;
-        }
-        let raw_rate = plan.calls as f64 / begin.elapsed().as_secs_f64();
-        if !plan.one_core {
-            children::pin(Cores::All)?;
-        }
-
-        let begin = Instant::now();
-        std::thread::scope(|scope| {
-            let callers: Vec<_> = (0..CALLERS)
-                .map(|_| {
-                    let proxy = &proxy;
-                    scope
-                        .spawn(move || (0..plan.calls).try_for_each(|_| echo_once(proxy, &payload)))
-                })
-                .collect();
-            callers.into_iter().try_for_each(|caller| caller.join().expect("a caller panicked"))
-        })?;
-        let plug_rate = (plan.calls * CALLERS) as f64 / begin.elapsed().as_secs_f64();
-        if round > 0 {
-            raw.push(raw_rate);
-            plug.push(plug_rate);
+        let of_work = rounds::measure(work, &chosen, options.quick, &progress)?;
+        progress.clear();
+        table::print(work, &of_work);
+        rows.extend(of_work);
+        if work == Work::Memory {
+            let of_hosts = measure_hosts(&chosen, &progress)?;
+            table::print_footprint(&of_hosts);
+            rows.extend(of_hosts);
         }
     }
-    let ratios: Vec<_> = raw.iter().zip(&plug).map(|(raw, plug)| plug / raw).collect();
-    let where_ = if plan.one_core { "one core" } else { "two cores" };
-    println!("64 B echo, {CALLERS} callers, calls per second");
-    println!("  {:<42}{:>10.0}", format!("pipe, one caller, {where_}"), stats::median(&raw));
-    println!(
-        "  {:<42}{:>10.0}{:>10}{:>10.2}",
-        "plug",
-        stats::median(&plug),
-        "",
-        stats::median(&ratios)
-    );
-    Ok(())
+    left_out.print();
+    Ok(rows)
 }
 
-/// From the start of the child to its first reply, and its end.
-fn start(plan: &Plan) -> Result<()> {
-    let own = std::env::current_exe().context("cannot find this program")?;
-    let payload = [7; 64];
-    let (mut raw, mut plug) = (Samples::default(), Samples::default());
-    let starts = if plan.rounds > 5 { 20 } else { 3 };
-    for round in 0..=plan.rounds.min(10) {
-        let mut kept_pipes = Vec::new();
-        raw.round(starts, round > 0, Duration::ZERO, || {
-            let mut pipe = RawPipe::start(payload.len(), Cores::Any)?;
-            pipe.echo(&payload)?;
-            kept_pipes.push(pipe);
-            Ok(())
-        })?;
-        drop(kept_pipes);
-        let mut kept_plugins = Vec::new();
-        plug.round(starts, round > 0, Duration::ZERO, || {
-            let proxy = load_echo(plug::Command::new(&own).arg(children::PLUGIN))?;
-            echo_once(&proxy, &payload)?;
-            kept_plugins.push(proxy);
-            Ok(())
-        })?;
-        for proxy in kept_plugins {
-            plug::Proxy::peer(&proxy).stop(Duration::from_secs(5))?;
-        }
+fn measure_hosts(chosen: &[&dyn Candidate], progress: &Progress) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for candidate in chosen.iter().filter(|candidate| !candidate.is_foreign()) {
+        progress.doing(&format!("{} with 100 children", candidate.name()));
+        rows.extend(footprint::measure(*candidate)?);
     }
-    println!("start to first reply");
-    raw.print("pipe", &raw);
-    plug.print("plug", &raw);
-    Ok(())
+    progress.clear();
+    Ok(rows)
 }

@@ -1,67 +1,59 @@
-//! Times of calls, and ratios of them round by round.
+//! Medians, percentiles and ratios.
 
-use std::time::{Duration, Instant};
-
-use anyhow::Result;
-
-/// The times of a candidate, in microseconds.
-#[derive(Default)]
-pub struct Samples {
-    all: Vec<f64>,
-    round_medians: Vec<f64>,
-}
-
-impl Samples {
-    /// Times calls one by one. A round that does not count warms up.
-    pub fn round(
-        &mut self,
-        calls: usize,
-        counted: bool,
-        pause: Duration,
-        mut call: impl FnMut() -> Result<()>,
-    ) -> Result<()> {
-        let mut times = Vec::with_capacity(calls);
-        for _ in 0..calls {
-            if !pause.is_zero() {
-                std::thread::sleep(pause);
-            }
-            let begin = Instant::now();
-            call()?;
-            times.push(begin.elapsed().as_secs_f64() * 1e6);
-        }
-        if counted {
-            self.round_medians.push(median(&times));
-            self.all.append(&mut times);
-        }
-        Ok(())
-    }
-
-    /// Prints a line: the median, the 99th percentile, and the median over the rounds of the ratio to another
-    /// candidate's median in the same round.
-    pub fn print(&self, name: &str, to: &Samples) {
-        let ratios: Vec<_> = self
-            .round_medians
-            .iter()
-            .zip(&to.round_medians)
-            .map(|(own, other)| own / other)
-            .collect();
-        println!(
-            "  {name:<42}{:>10.2}{:>10.2}{:>10.2}",
-            median(&self.all),
-            percentile(&self.all, 0.99),
-            median(&ratios)
-        );
-    }
-}
-
-/// The middle one of the values.
+/// The middle one of the values, or NaN where there are none.
 pub fn median(values: &[f64]) -> f64 {
     percentile(values, 0.5)
 }
 
-fn percentile(values: &[f64], part: f64) -> f64 {
+/// The smallest value that is no less than `part` of all of them, or NaN where there are none.
+pub fn percentile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let index = ((sorted.len() as f64 - 1.0) * part).round() as usize;
     sorted.get(index).copied().unwrap_or(f64::NAN)
+}
+
+/// NaN where there are no values.
+pub fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// The median over the rounds of the ratio to another candidate in the same round.
+pub fn ratio(own: &[f64], other: &[f64]) -> f64 {
+    let ratios: Vec<_> = own.iter().zip(other).map(|(own, other)| own / other).collect();
+    median(&ratios)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_one_in_whatever_order() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[7.0]), 7.0);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn one_in_a_hundred_is_above_the_99th_percentile() {
+        let values: Vec<f64> = (0..=1000).rev().map(f64::from).collect();
+        assert_eq!(percentile(&values, 0.99), 990.0);
+        assert_eq!(percentile(&values, 0.0), 0.0);
+        assert_eq!(percentile(&values, 1.0), 1000.0);
+    }
+
+    #[test]
+    fn a_ratio_is_taken_round_by_round() {
+        // The machine was ten times slower in the second round: the medians say 2.0 or 20, the rounds 2.0.
+        assert_eq!(ratio(&[2.0, 20.0, 2.2], &[1.0, 10.0, 1.0]), 2.0);
+        // A round that only one of them has does not count.
+        assert_eq!(ratio(&[2.0, 9.0], &[1.0]), 2.0);
+    }
+
+    #[test]
+    fn the_mean_counts_each_value() {
+        assert_eq!(mean(&[1.0, 2.0, 6.0]), 3.0);
+        assert!(mean(&[]).is_nan());
+    }
 }
