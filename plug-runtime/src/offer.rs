@@ -1,7 +1,7 @@
 //! What one side of a connection serves: services, and the object behind them.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::incoming::{Incoming, Reply};
 use crate::service::{Offered, Services};
@@ -41,6 +41,20 @@ impl Offers {
         T: ?Sized + Send + Sync + 'static,
     {
         let serve = move |service: usize, call: Incoming<'_>| S::dispatch(&object, service, call);
+        Offers { services: S::offer(), serve: Arc::new(serve) }
+    }
+
+    /// The same, of an object that its owner keeps while there are calls. It may hold the connection that holds these:
+    /// neither would ever be dropped.
+    pub(crate) fn of_kept<S, T>(object: Weak<T>) -> Offers
+    where
+        S: Services<T> + 'static,
+        T: Send + Sync + 'static,
+    {
+        let serve = move |service: usize, call: Incoming<'_>| match object.upgrade() {
+            Some(object) => S::dispatch(&object, service, call),
+            None => call.unimplemented(),
+        };
         Offers { services: S::offer(), serve: Arc::new(serve) }
     }
 }

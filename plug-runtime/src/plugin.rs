@@ -58,8 +58,6 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Called once, after the last call, when the host ends the connection or is gone.
-    ///
-    /// What has to be cleaned up is best cleaned up here: a plugin that keeps a proxy or a peer of its host is not dropped.
+    /// Called once, after the last call, when the host ends the connection or is gone. Then the plugin is dropped.
     fn stop(&self) {}
 }

@@ -154,11 +154,14 @@ impl plug::Plugin for Keeper {
 
 #[test]
 fn a_plugin_inside_this_process_that_keeps_its_host_can_be_stopped() {
+    let case = Case::new();
     let house = Arc::new(House::default());
     let command = Command::in_process(Keeper::default()).serve::<HomeService>(house.clone());
     let peer = command.load().unwrap();
     assert_eq!(*house.heard.lock().unwrap(), ["I stay"]);
     peer.stop(BOUND).unwrap();
+    drop(peer);
+    case.finish();
 }
 
 /// The calls block the thread, and nothing more: they need no runtime, and mind none.

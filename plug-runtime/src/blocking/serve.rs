@@ -118,8 +118,15 @@ pub(crate) fn command_for<P: Plugin>(plugin: P) -> Command {
         let serve = move || {
             // The host gets the error of a plugin that does not start, and knows when it stops.
             let _ = serve(&link, key, |_| Ok(plugin));
+            if link.key.get().is_none() {
+                // It has not come to that, and so the link does not see to it.
+                watcher::forget(key);
+            }
         };
-        thread::spawn("plug-in-process", serve).map_err(no_room)?;
+        thread::spawn("plug-in-process", serve).map_err(|error| {
+            watcher::forget(key);
+            no_room(error)
+        })?;
         Ok(())
     };
     let (name, describe) = (plugin_name::<P>(), describe::describe_inside::<P>);
@@ -158,7 +165,7 @@ fn serve<P: Plugin>(
         }
     };
     let built_in = description::offer(&P::Services::offer());
-    link.offer(vec![Offers::new::<P::Services, P>(plugin.clone()), built_in]);
+    link.offer(vec![Offers::of_kept::<P::Services, P>(Arc::downgrade(&plugin)), built_in]);
     let mut state = link.lock();
     if starts_openly {
         state.core.ready();
