@@ -28,7 +28,7 @@ use super::remote::{Heir, Remote};
 use super::watcher;
 use crate::call;
 use crate::cancel::CancelToken;
-use crate::error::{Delivery, Error, ErrorKind, Result};
+use crate::error::{Code, Delivery, Error, ErrorKind, Result};
 use crate::options::Outbound;
 use crate::peer::WeakPeer;
 use crate::process::{Program, Settings};
@@ -174,10 +174,12 @@ impl Supervisor {
                 Ok(result) => return Ok(result),
                 Err(unmade) => unmade,
             };
+            // One that is still starting is not over: who calls it serves its start, and would wait for itself.
+            let is_starting = error.code() == Code::FailedPrecondition;
             let is_over = matches!(
                 error.kind(),
                 ErrorKind::Exited | ErrorKind::Protocol | ErrorKind::Shutdown
-            );
+            ) && !is_starting;
             match error.delivery() {
                 Delivery::NotSent if is_over && !is_spent => last = Some(error),
                 // Once: it may be what the plugin dies of.
@@ -312,6 +314,9 @@ impl Supervisor {
                 return Err(unwanted());
             }
             state.start = Some(Start { abort: abort.clone(), remote });
+            drop(state);
+            // What serves this start may wait for a process already, and learns that it cannot.
+            self.changed.notify_all();
             Ok(())
         };
         begin(None)?;
@@ -381,7 +386,8 @@ impl State {
             Phase::Failed(error) => Some(Err(Some(error.duplicate()))),
             Phase::Up => None,
             Phase::Down(_) => {
-                // A handler of this host that serves the start of a plugin cannot wait for the end of that start.
+                // A handler of this host that serves the start of a plugin cannot wait for the end of that start: the
+                // connection tells it so.
                 let starting = self.start.as_ref()?.remote.as_ref()?.link();
                 let number = self.number + 1;
                 let serves = call::current().is_some_and(|call| call.id_within(starting).is_some());

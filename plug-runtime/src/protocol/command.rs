@@ -158,7 +158,7 @@ impl Connection {
         }
         if !self.greeted || !self.is_ready {
             let message = if self.side == Side::Host {
-                "the plugin is still starting"
+                "the plugin is still starting: what it calls while it starts cannot call it in turn"
             } else {
                 "the host takes no calls before the plugin has started: its plug-runtime is too old"
             };
