@@ -1,10 +1,10 @@
 //! Keeping a plugin going: when its process ends unasked, another one takes its place.
 //!
 //! Each process has a connection of its own, and a number. A call that finds the connection over waits for a process with
-//! a higher one. Processes are started by a thread that is made when one has ended, and ends when the next is up:
+//! a higher one. The watcher waits until it is time for the next process, and makes a thread that starts it:
 //!
 //! ```text
-//!        it ends                        the start fails
+//!        it ends                        the start fails, or there is no thread for it
 //!   Up ───────────▶ Down ◀──────────────────────────┐
 //!    ▲               │  waits, then starts the next ─┤
 //!    └───────────────┼───────────────────────────────┘ it is ready
@@ -13,9 +13,10 @@
 //! ```
 //!
 //! This host's own wish to end the plugin comes first: it is looked for before every step, and a start under way is
-//! broken off. The lock is held for moments only, and no other is taken under it.
+//! broken off. The lock is held for moments only, and no other is taken under it but that of [`Due`].
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Wake, Waker};
@@ -25,7 +26,7 @@ use super::link::Link;
 use super::load::Launched;
 use super::patience::cancelled_here;
 use super::remote::{Heir, Remote};
-use super::watcher;
+use super::watcher::{self, Key, Watched};
 use crate::call;
 use crate::cancel::CancelToken;
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
@@ -46,6 +47,8 @@ pub(crate) struct Supervisor {
     name: Arc<str>,
     /// What the first process offered. The others must too: proxies know methods by their numbers.
     services: Vec<ServiceInfo>,
+    /// By what name the watcher knows this.
+    key: Key,
     peer: OnceLock<WeakPeer>,
     state: Mutex<State>,
     /// Signalled when the phase changes, when the thread that starts processes ends, and when a token is cancelled.
@@ -58,7 +61,8 @@ struct State {
     current: Arc<Remote>,
     number: u64,
     record: Record,
-    /// Whether there is a thread that starts processes.
+    due: Arc<Due>,
+    /// Whether there is a thread that starts a process.
     is_busy: bool,
     start: Option<Start>,
 }
@@ -72,6 +76,11 @@ enum Phase {
     /// This host wants no process any more.
     Stopped,
 }
+
+/// When the next process is to be started, while one is to be and no thread is at it. Apart from the supervisor: if the
+/// watcher held that whenever it looks for its deadlines, it would often be the last.
+#[derive(Default)]
+pub(super) struct Due(Mutex<Option<Instant>>);
 
 /// A start that is under way.
 struct Start {
@@ -101,22 +110,31 @@ impl Supervisor {
         launched: &Launched,
     ) -> Arc<Supervisor> {
         let record = Record::new(settings.restart.clone(), Instant::now());
+        let due = Arc::<Due>::default();
         let state = State {
             phase: Phase::Up,
             current: launched.remote.clone(),
             number: 1,
             record,
+            due: due.clone(),
             is_busy: false,
             start: None,
         };
-        Arc::new(Supervisor {
-            program,
-            settings,
-            name: launched.name.clone(),
-            services: launched.hello.services.clone(),
-            peer: OnceLock::new(),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
+        Arc::new_cyclic(|supervisor| {
+            let watched = |_| Watched::Supervisor(supervisor.clone(), due);
+            let Ok(key) = watcher::register(watched) else {
+                unreachable!("the watcher is there: it has the process");
+            };
+            Supervisor {
+                program,
+                settings,
+                name: launched.name.clone(),
+                services: launched.hello.services.clone(),
+                key,
+                peer: OnceLock::new(),
+                state: Mutex::new(state),
+                changed: Condvar::new(),
+            }
         })
     }
 
@@ -240,6 +258,7 @@ impl Supervisor {
         if !matches!(state.phase, Phase::Failed(_)) {
             state.phase = Phase::Stopped;
         }
+        state.due.set(None);
         let start = state.start.take();
         let current = state.current.clone();
         drop(state);
@@ -265,44 +284,44 @@ impl Supervisor {
         if state.number != number || !matches!(state.phase, Phase::Up) {
             return;
         }
-        if let Some(wait) = state.note_crash(error) {
-            let supervisor = self.clone();
-            let made = thread::spawn("plug-restart", move || supervisor.run(wait));
-            match made {
-                Ok(_) => state.is_busy = true,
-                Err(why) => {
-                    let text = "the plugin cannot be restarted, as no thread can be made for that";
-                    let error = state.exited(format!("{text}: {why}"), error);
-                    state.phase = Phase::Failed(error);
-                }
+        state.note_crash(error);
+        drop(state);
+        self.changed.notify_all();
+        watcher::wake();
+    }
+
+    /// Has a thread start the next process, if it is time. Called by the watcher.
+    pub(super) fn start_if_due(self: &Arc<Self>, now: Instant) {
+        let mut state = self.lock();
+        if !state.due.is_at(now) {
+            return;
+        }
+        state.due.set(None);
+        let supervisor = self.clone();
+        match thread::spawn("plug-restart", move || supervisor.run()) {
+            Ok(_) => state.is_busy = true,
+            // A start that has failed: for the next one there may be a thread.
+            Err(why) => {
+                let error = state.without_thread(&why);
+                state.note_crash(&error);
             }
         }
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Starts processes until one is ready, or none is wanted, or none can be had.
-    fn run(self: Arc<Self>, mut wait: Duration) {
-        while self.sleep(wait) {
-            let Err(error) = self.start() else { return };
-            let mut state = self.lock();
-            state.start = None;
-            let is_wanted = matches!(state.phase, Phase::Down(_));
-            match if is_wanted { state.note_crash(&error) } else { None } {
-                Some(next) => wait = next,
-                None => break,
-            }
+    /// Starts a process, and leaves the next try to the watcher if it fails.
+    fn run(self: Arc<Self>) {
+        let Err(error) = self.start() else { return };
+        let mut state = self.lock();
+        state.start = None;
+        state.is_busy = false;
+        if matches!(state.phase, Phase::Down(_)) {
+            state.note_crash(&error);
         }
-        self.lock().is_busy = false;
+        drop(state);
         self.changed.notify_all();
-    }
-
-    /// Waits before a start. Says whether it is still wanted.
-    fn sleep(&self, wait: Duration) -> bool {
-        let is_wanted = |state: &mut State| matches!(state.phase, Phase::Down(_));
-        let waited = self.changed.wait_timeout_while(self.lock(), wait, is_wanted);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        is_wanted(&mut state)
+        watcher::wake();
     }
 
     /// Starts a process and puts it in the place of the last. If it returns an error, nothing is left of it.
@@ -369,6 +388,24 @@ impl Supervisor {
     }
 }
 
+impl Due {
+    pub(super) fn get(&self) -> Option<Instant> {
+        *self.lock()
+    }
+
+    pub(super) fn is_at(&self, now: Instant) -> bool {
+        self.get().is_some_and(|due| due <= now)
+    }
+
+    fn set(&self, due: Option<Instant>) {
+        *self.lock() = due;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl State {
     /// What [`Supervisor::next_link`] returns, if it need not wait.
     #[expect(clippy::type_complexity, reason = "it is used twice, side by side")]
@@ -396,19 +433,28 @@ impl State {
         }
     }
 
-    /// What a crash, or a start that has failed, leads to: a wait before the next start, or the end.
-    fn note_crash(&mut self, error: &Error) -> Option<Duration> {
-        match self.record.crashed(Instant::now(), RandomState::new().hash_one(())) {
+    /// Sees to what follows on a crash, or on a start that has failed: another start after a wait, or the end.
+    fn note_crash(&mut self, error: &Error) {
+        let now = Instant::now();
+        match self.record.crashed(now, RandomState::new().hash_one(())) {
             Next::StartAfter(wait) => {
                 self.phase = Phase::Down(error.duplicate());
-                Some(wait)
+                self.due.set(Some(now.checked_add(wait).unwrap_or(now + LONGEST)));
             }
             Next::GiveUp => {
                 let limit = self.record.limit();
                 let why = format!("the plugin is not restarted any more, after {limit}: last, ");
                 self.phase = Phase::Failed(self.exited(why + error.message(), error));
-                None
             }
+        }
+    }
+
+    /// The error of a start for which there is no thread.
+    fn without_thread(&self, why: &io::Error) -> Error {
+        let message = format!("no thread could be made that starts the plugin: {why}");
+        match &self.phase {
+            Phase::Down(error) => self.exited(message, error),
+            _ => Error::of_kind(ErrorKind::Exited, message),
         }
     }
 
@@ -435,6 +481,7 @@ impl State {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
+        watcher::forget(self.key);
         if watcher::is_current() {
             // It had the last hold, and must not run what users do when what they offer is dropped.
             let settings = std::mem::take(&mut self.settings);

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::link::Link;
 use super::remote::Remote;
 use super::serve::HostWatch;
+use super::supervisor::{Due, Supervisor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::poller::{Interest, Poller, Ready};
 use crate::sys::thread;
@@ -33,6 +34,8 @@ pub(super) enum Watched {
     Host(Arc<HostWatch>),
     /// One side of a connection inside this process.
     Inside(Weak<Link>),
+    /// What starts the next process of a plugin, and when it does.
+    Supervisor(Weak<Supervisor>, Arc<Due>),
 }
 
 /// What a connection tells the watcher.
@@ -171,7 +174,7 @@ pub(super) fn links() -> Vec<Arc<Link>> {
     let watched = get().map(Watcher::watched).unwrap_or_default();
     let remote = |watched| match watched {
         Watched::Remote(remote) => Some(remote.link().clone()),
-        Watched::Host(_) | Watched::Inside(_) => None,
+        Watched::Host(_) | Watched::Inside(_) | Watched::Supervisor(..) => None,
     };
     watched.into_iter().filter_map(|(_, watched)| remote(watched)).collect()
 }
@@ -262,6 +265,7 @@ impl Watched {
         let of_process = match self {
             Watched::Remote(remote) => remote.deadline(),
             Watched::Host(host) => host.deadline(),
+            Watched::Supervisor(_, due) => due.get(),
             Watched::Inside(_) => None,
         };
         let of_calls = self.link().and_then(|link| link.deadline());
@@ -273,7 +277,7 @@ impl Watched {
             (Watched::Remote(remote), Source::Exit) => remote.handle_exit(),
             (Watched::Remote(remote), Source::Stderr) => remote.handle_stderr(),
             (Watched::Host(host), Source::Exit) => host.handle_exit(),
-            (Watched::Host(_) | Watched::Inside(_), Source::Exit | Source::Stderr) => {}
+            (_, Source::Exit | Source::Stderr) => {}
             (watched, Source::Input) => {
                 watched.link().inspect(Link::handle_readable);
             }
@@ -290,7 +294,7 @@ impl Watched {
             Watched::Inside(_) if report == Report::Unwound => {
                 self.link().inspect(Link::take_over);
             }
-            Watched::Inside(_) => {}
+            Watched::Inside(_) | Watched::Supervisor(..) => {}
         }
     }
 
@@ -299,7 +303,10 @@ impl Watched {
         match self {
             Watched::Remote(remote) => remote.handle_deadline(now),
             Watched::Host(host) => host.handle_deadline(now),
-            Watched::Inside(_) => {}
+            Watched::Supervisor(supervisor, due) if due.is_at(now) => {
+                supervisor.upgrade().inspect(|supervisor| supervisor.start_if_due(now));
+            }
+            Watched::Inside(_) | Watched::Supervisor(..) => {}
         }
     }
 
@@ -308,6 +315,7 @@ impl Watched {
             Watched::Remote(remote) => Some(remote.link().clone()),
             Watched::Host(host) => host.link(),
             Watched::Inside(link) => link.upgrade(),
+            Watched::Supervisor(..) => None,
         }
     }
 }
