@@ -14,13 +14,15 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sha2::{Digest as _, Sha256};
+
 /// All of them. `SEAM_ONLY` names those to be played, separated by commas.
-const SCENARIOS: [&str; 19] = [
+const SCENARIOS: [&str; 21] = [
     "load",
     "call",
     "long-message",
@@ -40,7 +42,12 @@ const SCENARIOS: [&str; 19] = [
     "mirror",
     "nested",
     "chorus",
+    "restart",
+    "verified",
 ];
+
+/// Those whose first system calls are not those of every load.
+const BEGIN_OTHERWISE: [&str; 4] = ["load", "describe", "in-process", "verified"];
 
 fn scenarios() -> Vec<&'static str> {
     let only = std::env::var("SEAM_ONLY").ok();
@@ -102,7 +109,7 @@ impl Run {
         };
         let mut command = Command::new(env!("CARGO_BIN_EXE_seam-host"));
         command
-            .args([self.scenario, env!("CARGO_BIN_EXE_evil"), env!("CARGO_BIN_EXE_flowing")])
+            .args([self.scenario, EVIL, env!("CARGO_BIN_EXE_flowing"), digest()])
             .env(rules_name, &self.rules)
             .env(trace_name, &trace)
             .env("RUST_BACKTRACE", "0")
@@ -129,11 +136,32 @@ impl Run {
         if steps.len() > self.steps_at_most {
             return failed(format!("it spins: {} steps", steps.len()));
         }
-        if !is_precise(&said) {
+        if !self.is_precise(&said) {
             return failed(format!("this is no answer: {said}\n{complaints}"));
         }
         Ok(Outcome { said, steps })
     }
+
+    /// Whether a host can make something of it: success, or an error of the kinds that say that the system or the plugin's
+    /// process has failed. A good plugin breaks no protocol, and a handler that was not asked to fails nothing.
+    fn is_precise(&self, said: &str) -> bool {
+        let kinds = ["Spawn: ", "Handshake: ", "Exited: ", "Shutdown: "];
+        // Of a plugin inside the host, no process ends that could say more.
+        let is_cut_off = self.scenario == "in-process"
+            && said.contains("the other side ended in the middle of a message");
+        said == "ok" || is_cut_off || kinds.iter().any(|kind| said.starts_with(kind))
+    }
+}
+
+const EVIL: &str = env!("CARGO_BIN_EXE_evil");
+
+/// That of the evil plugin.
+fn digest() -> &'static str {
+    static DIGEST: OnceLock<String> = OnceLock::new();
+    DIGEST.get_or_init(|| {
+        let digest = Sha256::digest(fs::read(EVIL).unwrap());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    })
 }
 
 /// Waits for a process, and returns what it said on stdout and on stderr, the first if it succeeded.
@@ -185,15 +213,6 @@ impl Step {
     }
 }
 
-/// Whether a host can make something of it: success, or an error of the kinds that say that the system or the plugin's
-/// process has failed. A good plugin breaks no protocol, and a handler that was not asked to fails nothing.
-fn is_precise(said: &str) -> bool {
-    let kinds = ["Spawn: ", "Handshake: ", "Exited: ", "Shutdown: "];
-    // Of a plugin inside the host, no process ends that could say more.
-    let is_cut_off = said.contains("the other side ended in the middle of a message");
-    said == "ok" || is_cut_off || kinds.iter().any(|kind| said.starts_with(kind))
-}
-
 /// Plays them all, several at a time, and says what was wrong with them.
 fn play_all(runs: &[Run]) -> Vec<(Run, Result<Outcome, String>)> {
     let next = AtomicUsize::new(0);
@@ -237,7 +256,8 @@ fn fail_each_step(side: Side, scenarios: &[&'static str]) {
         assert!(count > 5, "{scenario} makes {count} system calls of the {side:?}");
         let before = runs.len();
         // The load at the beginning of the others is the same.
-        let skipped = if scenario == "load" || side == Side::Plugin { 0 } else { OF_A_LOAD };
+        let is_tried = side == Side::Plugin || BEGIN_OTHERWISE.contains(&scenario);
+        let skipped = if is_tried { 0 } else { OF_A_LOAD };
         for step in &outcome.steps[skipped.min(count)..] {
             for failure in 0..step.possible {
                 let rules = format!("{}=#{failure}", step.number);
@@ -322,10 +342,26 @@ fn m8_no_thread_can_be_made() {
     assert_all_right("without threads but the watcher", begin, &done);
 }
 
-/// What a host cannot do without a thread: a plugin inside it, and to serve a plugin that calls it unasked, as the flowing
-/// one does when it starts.
-const NEED_THREADS: [&str; 7] =
-    ["in-process", "streams", "mirror", "chorus", "deadline", "cancel", "nested"];
+/// What a host cannot do without a thread: a plugin inside it, a restart, and to serve a plugin that calls it unasked, as
+/// the flowing one does when it starts.
+const NEED_THREADS: [&str; 8] =
+    ["in-process", "streams", "mirror", "chorus", "deadline", "cancel", "nested", "restart"];
+
+/// What the system lacks for the moment does not end the supervision.
+#[test]
+fn r4_a_restart_without_a_thread_is_tried_again() {
+    // The first is the watcher's.
+    let outcome = Run::new("restart", Side::Host, "thread/2=EAGAIN").play().unwrap();
+    assert_eq!(outcome.said, "ok");
+    let threads = outcome.steps.iter().filter(|step| step.call == "thread");
+    let failures: Vec<_> = threads.map(|step| step.failure.as_deref()).collect();
+    assert_eq!(failures[..3], [None, Some("EAGAIN"), None], "what follows drops what is left");
+    // As often as the policy allows.
+    let outcome = Run::new("restart", Side::Host, "thread>1=EAGAIN").play().unwrap();
+    assert!(outcome.said.starts_with("Exited: "), "{}", outcome.said);
+    assert!(outcome.said.contains("after 5 crashes"), "{}", outcome.said);
+    assert!(outcome.said.contains("no thread could be made"), "{}", outcome.said);
+}
 
 #[test]
 fn m9_without_proc() {
@@ -398,7 +434,7 @@ fn each_kind_of_system_call_is_made() {
                 "thread",
                 "proc",
             ])
-            .chain(["open"])
+            .chain(["memory", "open"])
     {
         assert!(made.contains_key(call), "no scenario makes a {call}");
     }

@@ -1,7 +1,7 @@
 //! A host in a process of its own that plays one scenario, while system calls fail as `PLUG_SEAM` says, and then looks
 //! whether anything is left behind and whether the next load works.
 //!
-//! Arguments: the scenario, the evil plugin, the flowing plugin. What `SEAM_PLUGIN` and `SEAM_PLUGIN_TRACE` say goes to
+//! Arguments: the scenario, the evil plugin, the flowing plugin, the SHA-256 digest of the evil one. What `SEAM_PLUGIN` and `SEAM_PLUGIN_TRACE` say goes to
 //! the plugins of the scenario as `PLUG_SEAM` and `PLUG_SEAM_TRACE`. With `SEAM_FILES`, the scenario is played while
 //! this process may have so many descriptors more than it has. Prints `ok`, or the error that the scenario ended with.
 
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use plug::{CancelToken, Command, ErrorKind, Peer, Proxy as _, Stream};
+use plug::{CancelToken, Command, ErrorKind, Peer, Proxy as _, Restart, Stream};
 use plug_faults::census::{Census, is_alive};
 use plug_faults::evil::Evil;
 use plug_faults::flow::{FlowProxy, HomeService, House, Item, counted};
@@ -18,8 +18,8 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, se
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [scenario, evil, flowing] = &args[..] else { panic!("wrong arguments: {args:?}") };
-    let plugins = Plugins { evil, flowing };
+    let [scenario, evil, flowing, digest] = &args[..] else { panic!("wrong arguments: {args:?}") };
+    let plugins = Plugins { evil, flowing, digest };
     #[cfg(plug_seam)]
     plug::arm_seam();
     let before = Census::now().expect("/proc is there");
@@ -51,6 +51,8 @@ fn main() {
 struct Plugins<'a> {
     evil: &'a str,
     flowing: &'a str,
+    /// Of the evil one.
+    digest: &'a str,
 }
 
 impl Plugins<'_> {
@@ -170,6 +172,15 @@ impl Plugins<'_> {
             "nested" => self.flow()?.down(6_u32).map(|depth| assert_eq!(depth, 6)),
             // Threads of the plugin's own call the host, which has none for that yet.
             "chorus" => self.flow()?.ask("chorus 3").map(drop),
+            "restart" => {
+                let brief = Duration::from_millis(1);
+                let restart = Restart::on_crash().backoff(brief, 5 * brief).queue_for(BOUND);
+                let probe = load_probe(with(Command::new(self.evil)).restart(restart))?;
+                expect(probe.act("exit 3"), ErrorKind::Exited)?;
+                // It waits for the next process.
+                echo(&probe, 10)
+            }
+            "verified" => echo(&load_probe(with(Command::new(self.evil).sha256(self.digest)))?, 10),
             other => panic!("there is no scenario {other:?}"),
         }
     }
