@@ -6,7 +6,7 @@
 //!
 //! - descriptors: all of the process;
 //! - threads: those that the runtime makes, by their names, since the test harness has threads that come
-//!   and go;
+//!   and go. The watcher stays, and so does the one for log records, where there is one;
 //! - children: all processes whose parent is this one, zombies included;
 //! - calls: all that a test does on another thread with [`start`], which returns once for each.
 
@@ -54,7 +54,8 @@ impl Case {
         pending().clear();
         drop(plug::in_process(plug_faults::evil::Evil::default()).unwrap());
         wait_until("an idle process before the test", || {
-            let now = Census::now().unwrap();
+            let mut now = Census::now().unwrap();
+            forgive_log(&mut now.threads);
             now.threads == ["plug-watcher"] && now.children.is_empty()
         });
         let before = Census::now().unwrap();
@@ -95,7 +96,10 @@ impl Case {
 
     fn wait_until_nothing_is_left(&self, when: &str) {
         let left = || {
-            let more = Census::now().unwrap().beyond(&self.before);
+            let mut more = Census::now().unwrap().beyond(&self.before);
+            if !self.before.threads.iter().any(|thread| thread == LOG) {
+                forgive_log(&mut more.threads);
+            }
             let pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
             let alive: Vec<_> = pids.iter().copied().filter(|&pid| is_alive(pid)).collect();
             (more, alive, pending().clone())
@@ -113,6 +117,18 @@ impl Case {
             );
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+/// The thread that hands what plugins log to the subscribers of this process.
+const LOG: &str = "plug-log";
+
+/// With the feature `tracing`, there is one of those once a plugin was loaded that logs, and it stays.
+fn forgive_log(threads: &mut Vec<String>) {
+    if let Some(place) =
+        threads.iter().position(|thread| cfg!(feature = "tracing") && thread == LOG)
+    {
+        threads.remove(place);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use plug::Command;
 use plug_faults::flow::{FlowProxy, HomeService, House};
@@ -10,7 +9,7 @@ use plug_faults::load_probe;
 use tracing::Level;
 use tracing::dispatcher::{self, Dispatch};
 
-use crate::aftermath::{EVIL, Folder, wait_until};
+use crate::aftermath::{BOUND, Case, EVIL, Folder, wait_until};
 
 /// The lines that a subscriber has written.
 #[derive(Clone, Default)]
@@ -37,6 +36,7 @@ impl io::Write for Written {
 
 /// Loads the plugin, and runs `act`, with a subscriber that takes events down to a level.
 fn with_subscriber(level: Level, act: impl FnOnce(&FlowProxy, &Written)) {
+    let case = Case::new();
     let written = Written::default();
     let writer = written.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -47,9 +47,11 @@ fn with_subscriber(level: Level, act: impl FnOnce(&FlowProxy, &Written)) {
     dispatcher::with_default(&Dispatch::new(subscriber), || {
         let command = Command::new(env!("CARGO_BIN_EXE_flowing")).trace_stderr(true);
         let peer = command.serve::<HomeService>(Arc::new(House::default())).load().unwrap();
+        case.expect_gone(peer.pid().unwrap());
         act(&peer.proxy().unwrap(), &written);
-        peer.stop(Duration::from_secs(10)).unwrap();
+        peer.stop(BOUND).unwrap();
     });
+    case.finish();
 }
 
 #[test]
@@ -92,6 +94,7 @@ fn written_while(act: impl FnOnce()) -> Written {
 #[test]
 fn x4_a_program_that_others_could_replace_is_warned_of() {
     use std::os::unix::fs::PermissionsExt as _;
+    let case = Case::new();
     let folder = Folder::new("x4-warning");
     let path = folder.join("plugin");
     std::fs::copy(EVIL, &path).unwrap();
@@ -103,10 +106,12 @@ fn x4_a_program_that_others_could_replace_is_warned_of() {
     assert!(warned.len() == 1 && warned[0].contains("WARN"), "{warned:?}");
     assert!(warned[0].contains(path.to_str().unwrap()), "{warned:?}");
     assert_eq!(load(0o755).lines_with(&format!("write {}", path.display())), [""; 0]);
+    case.finish();
 }
 
 #[test]
 fn x6_a_descriptor_that_plugins_would_inherit_is_warned_of_once() {
+    let case = Case::new();
     let folder = Folder::new("x6");
     let path = folder.join("leaked");
     let opened = std::fs::File::create(&path).unwrap();
@@ -118,4 +123,5 @@ fn x6_a_descriptor_that_plugins_would_inherit_is_warned_of_once() {
     assert!(warned.len() == 1 && warned[0].contains("WARN"), "{warned:?}");
     assert_eq!(load(), [""; 0], "once is enough");
     drop(opened);
+    case.finish();
 }
