@@ -183,6 +183,12 @@ fn main() -> plug::Result<()> {
             println!("{}", heard.unwrap_or_default());
             probe.peer().stop(evil::HANG)
         }
+        // Does not load a plugin with a digest, and says why.
+        ["refused", plugin, digest] => {
+            let error = load_probe(plug::Command::new(plugin).sha256(digest)).map(drop);
+            println!("{:?}", error.map_err(|error| (error.kind(), error.to_string())));
+            Ok(())
+        }
         // Starts and drops so many streams, and says now and then how much memory both sides have, in KiB.
         ["pairs", plugin, count] => {
             let flow: FlowProxy = plug::Command::new(plugin).load()?.proxy()?;

@@ -105,7 +105,36 @@ fn p13_the_host_is_killed_while_another_process_holds_its_pipes() {
     case.finish();
 }
 
-/// Both ends of all the pipes of another process.
+/// What a child of the host has that was made by `fork`, for as long as it is there: it must not matter to its parent. It is
+/// this process that has all twice here.
+#[cfg(not(plug_portable))]
+#[test]
+fn p26_pipes_that_somebody_else_holds_and_closes_are_nothing_to_a_host() {
+    use plug::Proxy as _;
+
+    let case = Case::new();
+    let probe = case.evil(&[]);
+    let held = pipes_of(std::process::id());
+    assert!(held.len() >= 3, "{held:?}");
+    assert_eq!(probe.echo("held").unwrap(), b"held");
+    drop(held);
+    assert_eq!(probe.echo("closed").unwrap(), b"closed");
+    // No pipe has an end now when the plugin has: neither the call nor the stop waits for one.
+    let held = pipes_of(std::process::id());
+    let begin = Instant::now();
+    crate::aftermath::assert_exited(&probe.act("exit 3").unwrap_err(), plug::ExitStatus::Code(3));
+    assert_soon("the call", begin.elapsed());
+    drop((held, probe));
+    let probe = case.evil(&[]);
+    let held = pipes_of(std::process::id());
+    let begin = Instant::now();
+    probe.peer().stop(crate::aftermath::BOUND).unwrap();
+    assert_soon("the stop", begin.elapsed());
+    drop((held, probe));
+    case.finish();
+}
+
+/// Both ends of all the pipes of a process.
 #[cfg(not(plug_portable))]
 fn pipes_of(pid: u32) -> Vec<std::fs::File> {
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();

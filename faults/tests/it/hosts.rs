@@ -95,19 +95,28 @@ fn m8_a_plugin_that_may_have_no_more_threads() {
 #[test]
 fn m9_a_host_and_a_plugin_without_proc() {
     let case = Case::new();
-    let without_proc = |then: &str| {
+    let without_proc = |then: &str, args: &[&str]| {
         let mut command = Command::new("unshare");
         // Others than root need a user namespace for that, and may not always have one.
         command.args((!rustix::process::geteuid().is_root()).then_some("--map-root-user"));
         command.args(["--mount", "/bin/sh", "-c"]);
-        command.args([&format!("umount -l /proc && {then}"), HOST, "use", EVIL]);
+        command.args([&format!("umount -l /proc && {then}"), HOST]).args(args);
         command
     };
-    if !without_proc("test ! -e /proc/self").output().is_ok_and(|output| output.status.success()) {
+    let probe = without_proc("test ! -e /proc/self", &[]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
         println!("SKIPPED: nobody here may be without /proc");
         return;
     }
-    assert_eq!(output(&mut without_proc("exec \"$0\" \"$@\"")), "heard\n");
+    let exec = "exec \"$0\" \"$@\"";
+    assert_eq!(output(&mut without_proc(exec, &["use", EVIL])), "heard\n");
+    // What cannot work says why.
+    if cfg!(not(plug_portable)) {
+        let digest = crate::launch::digest(EVIL);
+        let said = output(&mut without_proc(exec, &["refused", EVIL, &digest]));
+        assert!(said.starts_with("Err((Spawn, "), "{said}");
+        assert!(said.contains("is started through /proc, which is not there"), "{said}");
+    }
     case.finish();
 }
 

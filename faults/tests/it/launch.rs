@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::aftermath::{Case, EVIL, Folder, HOST, evil};
 
-fn digest(path: impl AsRef<Path>) -> String {
+pub(crate) fn digest(path: impl AsRef<Path>) -> String {
     let digest = Sha256::digest(fs::read(path).unwrap());
     digest.iter().fold(String::new(), |mut digits, byte| {
         write!(digits, "{byte:02x}").unwrap();
