@@ -6,8 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::candidates::{self, Candidate, Session, own_program};
+use crate::candidates::{self, Candidate, Session};
 use crate::memory;
+use crate::program;
 use crate::row::Row;
 use crate::work::{Job, Kind, Work};
 
@@ -26,7 +27,7 @@ pub const FIGURES: [(&str, &str); 3] = [
 /// A row for each of [`FIGURES`].
 pub fn measure(candidate: &dyn Candidate) -> Result<Vec<Row>> {
     let name = candidate.name();
-    let output = Command::new(own_program()?).args([FOOTPRINT, name]).output()?;
+    let output = Command::new(program::own()?).args([FOOTPRINT, name]).output()?;
     let printed = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success(),

@@ -12,9 +12,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use plug::Proxy as _;
 use plug::bytes::Bytes;
-use plug_bench::echo::EchoProxy;
 
-use crate::candidates::{load_plug, own_program};
+use crate::candidates::load_plug;
+use crate::program;
+use crate::services::echo::EchoProxy;
 use crate::timing::check;
 use crate::work::{Work, payload};
 
@@ -65,7 +66,7 @@ fn run(calls: u64) -> Result<Sides> {
         .arg(format!("--callgrind-out-file={}/%p", directory.path().display()))
         // With these nothing else is collected. They are parts of mangled names.
         .args(["--toggle-collect=*measured_calls*", "--toggle-collect=*in_child*"])
-        .arg(own_program()?)
+        .arg(program::own()?)
         .args([CALLS, &calls.to_string()])
         .output()?;
     ensure!(

@@ -1,8 +1,9 @@
 //! The loops in which calls are timed. All give microseconds.
 
+use std::sync::Barrier;
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::work::{self, Job};
 
@@ -38,27 +39,35 @@ pub async fn one_by_one_async(
     Ok(times)
 }
 
-/// Calls by many threads at once, each with a share of them.
+/// Calls by many threads at once, each with a share of them. They begin together, when all threads are there.
 pub fn by_threads(
     job: &Job,
     callers: usize,
     call: impl Fn() -> Result<()> + Sync,
 ) -> Result<Vec<f64>> {
-    let begin = Instant::now();
-    let mut ends = Vec::with_capacity(job.calls);
+    let all_there = Barrier::new(callers);
+    let run = || -> Result<(Instant, Vec<Instant>)> {
+        let mut ends = Vec::with_capacity(job.calls / callers);
+        all_there.wait();
+        let begin = Instant::now();
+        for _ in 0..job.calls / callers {
+            call()?;
+            ends.push(Instant::now());
+        }
+        Ok((begin, ends))
+    };
+    let (mut begins, mut ends) = (Vec::new(), Vec::with_capacity(job.calls));
     std::thread::scope(|scope| {
-        let run = || -> Result<Vec<Instant>> {
-            (0..job.calls / callers).map(|_| call().map(|()| Instant::now())).collect()
-        };
         let threads: Vec<_> = (0..callers).map(|_| scope.spawn(run)).collect();
         for thread in threads {
-            match thread.join() {
-                Ok(of_one) => ends.extend(of_one?),
-                Err(_) => bail!("a caller has panicked"),
-            }
+            let Ok(of_one) = thread.join() else { bail!("a caller has panicked") };
+            let (begin, of_one) = of_one?;
+            begins.push(begin);
+            ends.extend(of_one);
         }
         Ok(())
     })?;
+    let begin = begins.into_iter().min().context("there are no callers")?;
     Ok(shares(begin, ends))
 }
 

@@ -45,6 +45,10 @@ impl Candidate for Capnp {
         None
     }
 
+    fn child(&self) -> Option<&'static str> {
+        Some(NAME)
+    }
+
     fn start(&self, _: Work) -> Result<Box<dyn Session>> {
         let server = Listening::start(NAME)?;
         let client = block_on_local(async {

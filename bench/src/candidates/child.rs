@@ -1,23 +1,20 @@
-//! Children of this program that are this program again.
+//! What both sides know about children.
 
-use std::path::PathBuf;
 use std::process::{Child, Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-/// The argument with which this program is the other side of a candidate, whose name follows.
-pub const CHILD: &str = "--child";
+use crate::program;
 
-pub fn own_program() -> Result<PathBuf> {
-    std::env::current_exe().context("cannot find this program")
+/// The other side of a candidate.
+pub fn command(name: &str) -> Result<Command> {
+    Ok(Command::new(program::of_child(name)?))
 }
 
-/// This program as the other side of a candidate.
-pub fn command(name: &str) -> Result<Command> {
-    let mut command = Command::new(own_program()?);
-    command.args([CHILD, name]);
-    Ok(command)
+/// What [`command`] was given.
+pub fn arguments() -> Vec<String> {
+    std::env::args().skip(1).collect()
 }
 
 /// A process that is killed and reaped when this is dropped.

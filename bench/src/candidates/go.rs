@@ -10,8 +10,9 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::child::{Kept, own_program};
+use super::child::Kept;
 use super::{Candidate, Session};
+use crate::program;
 use crate::usage::Processes;
 use crate::work::{Job, Kind, Work};
 
@@ -57,6 +58,10 @@ impl Candidate for Go {
             _ => return None,
         };
         Some(lacks.to_owned())
+    }
+
+    fn child(&self) -> Option<&'static str> {
+        None
     }
 
     fn start(&self, _: Work) -> Result<Box<dyn Session>> {
@@ -129,7 +134,7 @@ impl Drop for Connected {
 
 /// Where Go's programs are built.
 fn folder() -> Result<PathBuf> {
-    let folder = own_program()?.with_file_name("go");
+    let folder = program::own()?.with_file_name("go");
     fs::create_dir_all(&folder)?;
     Ok(folder)
 }
@@ -187,7 +192,7 @@ fn clone(url: &str, commit: &str, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let git = |arguments: &[&str]| {
         let mut git = Command::new("git");
-        git.arg("-C").arg(folder).args(arguments).stdin(Stdio::null());
+        git.arg("-C").arg(folder).args(arguments).env("GIT_TERMINAL_PROMPT", "0");
         git.output().is_ok_and(|output| output.status.success())
     };
     let checkout = ["checkout", "--quiet", "--detach", commit];

@@ -35,6 +35,10 @@ impl Candidate for Lsp {
         None
     }
 
+    fn child(&self) -> Option<&'static str> {
+        Some(NAME)
+    }
+
     fn start(&self, _: Work) -> Result<Box<dyn Session>> {
         let mut command = child::command(NAME)?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;

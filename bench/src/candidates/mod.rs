@@ -1,31 +1,31 @@
 //! What is measured: each candidate starts a child, and calls it.
 
-mod child;
+pub mod child;
+pub mod pipe;
+pub mod plug;
+pub mod shm;
+
+#[cfg(feature = "peers")]
+pub mod capnp;
+#[cfg(feature = "peers")]
 mod go;
-mod pipe;
-mod plug;
-mod shm;
+#[cfg(feature = "peers")]
+pub mod lsp;
+#[cfg(feature = "peers")]
+pub mod peer;
+#[cfg(feature = "peers")]
+pub mod tarpc;
+#[cfg(feature = "peers")]
+pub mod tonic;
+#[cfg(feature = "peers")]
+pub mod ttrpc;
 
-#[cfg(feature = "peers")]
-mod capnp;
-#[cfg(feature = "peers")]
-mod lsp;
-#[cfg(feature = "peers")]
-mod peer;
-#[cfg(feature = "peers")]
-mod tarpc;
-#[cfg(feature = "peers")]
-mod tonic;
-#[cfg(feature = "peers")]
-mod ttrpc;
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::usage::Processes;
 use crate::work::{Job, Work};
 
-pub use child::{CHILD, own_program};
-pub use plug::load as load_plug;
+pub use plug::{NAME as PLUG, load as load_plug};
 
 /// One way to have a child answer.
 pub trait Candidate {
@@ -33,6 +33,9 @@ pub trait Candidate {
 
     /// Why this candidate cannot do a work, or cannot do any here.
     fn lacks(&self, work: Work) -> Option<String>;
+
+    /// The name of the program that is the other side, where this benchmark has it.
+    fn child(&self) -> Option<&'static str>;
 
     /// Starts the other side, made for a kind of work.
     fn start(&self, work: Work) -> Result<Box<dyn Session>>;
@@ -68,36 +71,16 @@ pub fn all() -> Vec<Box<dyn Candidate>> {
         all.push(Box::new(ttrpc::Ttrpc));
         all.push(Box::new(capnp::Capnp));
         all.push(Box::new(lsp::Lsp));
+        all.push(Box::new(go::Go::plugin()));
+        all.push(Box::new(go::Go::plug()));
     }
-    all.push(Box::new(go::Go::plugin()));
-    all.push(Box::new(go::Go::plug()));
     all
 }
 
 /// Those that this program was built without.
 pub fn built_without() -> &'static [&'static str] {
-    if cfg!(feature = "peers") { &[] } else { &["tonic", "tarpc", "ttrpc", "capnp", "lsp-server"] }
-}
-
-/// The other side: what this program is when it is started with [`CHILD`].
-pub fn serve(name: &str, arguments: &[String]) -> Result<()> {
-    if name != plug::NAME {
-        child::end_with_parent()?;
+    if cfg!(feature = "peers") {
+        return &[];
     }
-    match name {
-        pipe::NAME => pipe::serve(arguments),
-        shm::NAME => shm::serve(arguments),
-        plug::NAME => plug::in_child(),
-        #[cfg(feature = "peers")]
-        tonic::NAME => peer::serve(arguments, tonic::serve),
-        #[cfg(feature = "peers")]
-        tarpc::NAME => peer::serve(arguments, tarpc::serve),
-        #[cfg(feature = "peers")]
-        ttrpc::NAME => peer::serve(arguments, ttrpc::serve),
-        #[cfg(feature = "peers")]
-        capnp::NAME => peer::serve(arguments, capnp::serve),
-        #[cfg(feature = "peers")]
-        lsp::NAME => lsp::serve(),
-        other => bail!("there is no child {other}"),
-    }
+    &["tonic", "tarpc", "ttrpc", "capnp", "lsp-server", "go-plugin", "go-plug"]
 }

@@ -1,12 +1,12 @@
 //! What the peers on tokio have in common: a child that listens on a Unix socket, and one runtime for all clients.
 //!
-//! Both sides run on a current-thread runtime: with one caller, and with many small calls, that is faster than several
-//! threads, for all of them.
+//! Both sides run on a current-thread runtime. With several threads all of them are slower, with one caller and with 32.
 
 use std::future::Future;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
@@ -16,7 +16,6 @@ use tokio::task::{JoinHandle, LocalSet};
 use super::child::{self, Kept};
 use crate::timing::shares;
 use crate::usage::Processes;
-use std::time::Instant;
 
 /// What a child says when it listens.
 const LISTENING: &str = "listening";

@@ -39,6 +39,10 @@ impl Candidate for Pipe {
         }
     }
 
+    fn child(&self) -> Option<&'static str> {
+        Some(NAME)
+    }
+
     fn start(&self, work: Work) -> Result<Box<dyn Session>> {
         let mut command = child::command(NAME)?;
         match work.kind() {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use crate::services::echo::{Echo, EchoProxy, EchoService, Payload};
+use crate::services::plain::{Plain, PlainProxy, PlainService};
 use anyhow::{Result, bail};
 use plug::bytes::Bytes;
 use plug::{Command, Plugin, Proxy as _, Stream};
-use plug_bench::echo::{Echo, EchoProxy, EchoService, Payload};
-use plug_bench::plain::{Plain, PlainProxy, PlainService};
 
-use super::child::{CHILD, own_program};
 use super::{Candidate, Session};
+use crate::program;
 use crate::timing::{Items, by_threads, check, one_by_one};
 use crate::usage::Processes;
 use crate::work::{Job, Kind, Work, item};
@@ -58,6 +58,10 @@ impl Candidate for Flavour {
         }
     }
 
+    fn child(&self) -> Option<&'static str> {
+        Some(NAME)
+    }
+
     fn start(&self, _: Work) -> Result<Box<dyn Session>> {
         let command = match self {
             Flavour::InProcess => Command::in_process(EchoPlugin),
@@ -85,7 +89,7 @@ fn over_shared_memory(command: Command) -> Result<Command, String> {
 }
 
 fn in_child_of_ours() -> Result<Command> {
-    Ok(Command::new(own_program()?).args([CHILD, NAME]))
+    Ok(Command::new(program::of_child(NAME)?))
 }
 
 /// The plugin in a child, for more than a measurement of times.

@@ -37,6 +37,10 @@ impl Candidate for Shm {
         (work.kind() == Kind::Stream).then(|| "who takes turns has no streams".to_owned())
     }
 
+    fn child(&self) -> Option<&'static str> {
+        Some(NAME)
+    }
+
     fn start(&self, work: Work) -> Result<Box<dyn Session>> {
         let memory = File::from(memfd_create("plug-bench", MemfdFlags::CLOEXEC)?);
         ftruncate(&memory, Map::length_for(work.size()))?;

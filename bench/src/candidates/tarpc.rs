@@ -36,6 +36,10 @@ impl Candidate for Tarpc {
         (work.kind() == Kind::Stream).then(|| "it has no streams".to_owned())
     }
 
+    fn child(&self) -> Option<&'static str> {
+        Some(NAME)
+    }
+
     fn start(&self, _: Work) -> Result<Box<dyn Session>> {
         let server = Listening::start(NAME)?;
         let client = block_on(async {

@@ -38,6 +38,10 @@ impl Candidate for Tonic {
         None
     }
 
+    fn child(&self) -> Option<&'static str> {
+        Some(NAME)
+    }
+
     fn start(&self, _: Work) -> Result<Box<dyn Session>> {
         let server = Listening::start(NAME)?;
         let address = format!("unix://{}", server.path().display());

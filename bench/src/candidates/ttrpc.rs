@@ -34,6 +34,10 @@ impl Candidate for Ttrpc {
         (work == Work::Echo64M).then(|| "its messages have 4 MiB at most".to_owned())
     }
 
+    fn child(&self) -> Option<&'static str> {
+        Some(NAME)
+    }
+
     fn start(&self, _: Work) -> Result<Box<dyn Session>> {
         let server = Listening::start(NAME)?;
         let address = address(server.path());

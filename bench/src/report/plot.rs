@@ -46,6 +46,7 @@ const THEMES: [Theme; 2] = [
 struct Panel {
     work: Work,
     title: &'static str,
+    more_is_better: bool,
     value: fn(&Row) -> f64,
 }
 
@@ -53,21 +54,25 @@ const PANELS: [Panel; 4] = [
     Panel {
         work: Work::Echo64,
         title: "64 B echo, µs (less is better)",
+        more_is_better: false,
         value: |row| row.median_us,
     },
     Panel {
         work: Work::Echo1M,
         title: "1 MiB echo, µs (less is better)",
+        more_is_better: false,
         value: |row| row.median_us,
     },
     Panel {
         work: Work::Echo64X32,
         title: "32 callers, thousand calls/s (more is better)",
+        more_is_better: true,
         value: |row| row.calls_per_s / 1e3,
     },
     Panel {
         work: Work::Start,
         title: "start to first reply, ms (less is better)",
+        more_is_better: false,
         value: |row| row.median_us / 1e3,
     },
 ];
@@ -103,7 +108,7 @@ fn picture(rows: &[Row], one_core: bool, theme: &Theme) -> String {
          <title>Calls by plug, by a raw pipe and by others</title>\n\
          <rect width=\"{width}\" height=\"{all}\" fill=\"{}\"/>\n\
          <text x=\"20\" y=\"28\" font-size=\"16\" font-weight=\"600\" fill=\"{}\">A call of a plugin</text>\n\
-         <text x=\"20\" y=\"48\" fill=\"{}\">medians of one run, {place}</text>\n",
+         <text x=\"20\" y=\"48\" fill=\"{}\">medians of one run, {place}; blue is plug, the darker grey is raw</text>\n",
         theme.paper, theme.text, theme.faint
     );
     for (index, panel) in PANELS.iter().enumerate() {
@@ -114,7 +119,7 @@ fn picture(rows: &[Row], one_core: bool, theme: &Theme) -> String {
     svg + "</svg>\n"
 }
 
-/// Names and values, the smallest first.
+/// Names and values, the best first.
 fn bars<'a>(rows: &'a [Row], panel: &Panel) -> Vec<(&'a str, f64)> {
     let of_work = rows.iter().filter(|row| row.work == panel.work.name());
     let mut bars: Vec<_> = of_work
@@ -122,6 +127,9 @@ fn bars<'a>(rows: &'a [Row], panel: &Panel) -> Vec<(&'a str, f64)> {
         .filter(|(_, value)| value.is_finite())
         .collect();
     bars.sort_by(|(_, one), (_, other)| one.total_cmp(other));
+    if panel.more_is_better {
+        bars.reverse();
+    }
     bars
 }
 

@@ -1,0 +1,5 @@
+//! The other side of `plug`.
+
+fn main() -> anyhow::Result<()> {
+    plug_bench::children::plug()
+}

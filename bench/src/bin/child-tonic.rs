@@ -1,0 +1,5 @@
+//! The other side of `tonic`.
+
+fn main() -> anyhow::Result<()> {
+    plug_bench::children::tonic()
+}

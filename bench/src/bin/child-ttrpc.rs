@@ -1,0 +1,5 @@
+//! The other side of `ttrpc`.
+
+fn main() -> anyhow::Result<()> {
+    plug_bench::children::ttrpc()
+}
