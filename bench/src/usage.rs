@@ -99,6 +99,8 @@ fn switches_in(status: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -113,7 +115,9 @@ mod tests {
         let both = Processes { host: None, child: Some(own) };
         let before = Usage::of(both).unwrap();
         let mut spent = Usage::of(both).unwrap().since(before);
+        let begun = Instant::now();
         while spent.cpu < Duration::from_millis(2) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no time has passed: {spent:?}");
             spent = Usage::of(both).unwrap().since(before);
         }
         let inside = Usage::of(Processes::default()).unwrap();

@@ -8,6 +8,7 @@ use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lsp_server::{Connection, Message, Notification, Request, RequestId, Response};
@@ -23,6 +24,9 @@ pub const NAME: &str = "lsp-server";
 
 /// How LSP sends parts of a result.
 const ITEM: &str = "$/progress";
+
+/// How long a caller waits for the one that reads, before it takes that for dead.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Lsp;
 
@@ -97,7 +101,7 @@ impl Connected {
 
     /// Many threads write, one reads and hands the replies out.
     fn by_callers(&mut self, job: &Job, callers: usize) -> Result<Vec<f64>> {
-        let Connected { input, output, last_id, .. } = self;
+        let Connected { child, input, output, last_id } = self;
         let waiting: Mutex<HashMap<RequestId, Sender<Response>>> = Mutex::default();
         let input = Mutex::new(input);
         std::thread::scope(|scope| {
@@ -116,8 +120,12 @@ impl Connected {
                 let request = request(last_id, "echo", text(&job.payload)?);
                 lock(&waiting).insert(request.id.clone(), replies);
                 Message::from(request).write(&mut *lock(&input))?;
-                check_reply(reply.recv()?, job)
+                check_reply(reply.recv_timeout(PATIENCE)?, job)
             });
+            if times.is_err() {
+                // Or the reader would wait for replies that do not come.
+                let _ = child.0.kill();
+            }
             match reader.join() {
                 Ok(read) => read.and(times),
                 Err(_) => bail!("the thread that reads has panicked"),
