@@ -17,6 +17,15 @@ pub fn readable(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
+/// A large number, in thousands or millions.
+pub fn short(value: f64) -> String {
+    match value {
+        _ if value >= 999_500.0 => format!("{} M", readable(value / 1e6)),
+        _ if value >= 9_995.0 => format!("{} k", readable(value / 1e3)),
+        _ => readable(value),
+    }
+}
+
 fn with_commas(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut text = String::from(if number < 0 { "-" } else { "" });
@@ -36,6 +45,8 @@ mod tests {
     #[test]
     fn numbers_have_the_digits_that_count() {
         let texts = [2.666, 9.996, 99.96, 123.4, 1234567.0, -1234.0, f64::NAN].map(readable);
+        let shorts = [9_000.0, 48_203.0, 999_499.0, 999_500.0, 23_241_091.0].map(short);
+        assert_eq!(shorts, ["9,000", "48.2 k", "999 k", "1.00 M", "23.2 M"]);
         assert_eq!(texts, ["2.67", "10.0", "100", "123", "1,234,567", "-1,234", ""]);
     }
 }

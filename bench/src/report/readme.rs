@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::readable;
+use super::{readable, short};
 use crate::row::Row;
 use crate::work::Work;
 
@@ -80,7 +80,7 @@ fn cell(rows: &[Row], work: Work, candidate: &str) -> String {
     let same = |row: &&Row| row.work == work.name() && row.candidate == candidate;
     let Some(row) = rows.iter().find(same) else { return String::new() };
     let value = match work {
-        Work::Echo64X32 | Work::Stream64 | Work::Stream64K => return readable(row.calls_per_s),
+        Work::Echo64X32 | Work::Stream64 | Work::Stream64K => return short(row.calls_per_s),
         Work::Echo64M | Work::Start => row.median_us / 1e3,
         Work::Memory => row.median_us / 1024.0,
         _ => row.median_us,
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(lines.len(), 4, "{table}");
         assert!(lines.iter().all(|line| line.matches('|').count() == 11), "{table}");
         assert_eq!(lines[2], format!("| pipe | 2.00 (1.00) |{}", "  |".repeat(8)));
-        assert!(lines[3].starts_with("| plug | 2.50 (1.25) |  | 250,000 |"), "{table}");
+        assert!(lines[3].starts_with("| plug | 2.50 (1.25) |  | 250 k |"), "{table}");
         assert!(lines[3].ends_with(" 1.50 (1.50) |"), "{table}");
     }
 
