@@ -192,7 +192,7 @@ pub use log::LogSubscriber;
 pub use offer::Offer;
 pub use peer::Peer;
 pub use plugin::Plugin;
-pub use process::{Command, StderrLines};
+pub use process::{Command, SharedMemory, StderrLines};
 pub use restart::Restart;
 #[doc(hidden)]
 pub use service::codegen;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::lead::{Lead, Wakes};
 use super::link::Link;
-use super::transfer::Flushed;
+use super::writing::Flushed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::Event;
 use crate::sys::pipe::{self, Wait};

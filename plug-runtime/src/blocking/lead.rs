@@ -45,6 +45,7 @@ impl<'a> Lead<'a> {
         let reader = state.reader.take()?;
         if let (true, Some(key)) = (state.armed, link.key.get()) {
             state.armed = false;
+            reader.end_waiting();
             watcher::disarm(*key, Source::Input, &link.input);
         }
         state.leading = call;
@@ -71,6 +72,7 @@ impl<'a> Lead<'a> {
 
     fn give_back(&mut self, state: &mut State, wakes: &mut Wakes) {
         if let Some(mut reader) = self.reader.take() {
+            state.move_input(&mut reader);
             if state.over.is_some() {
                 self.link.settle(state, &mut reader);
                 self.handle_events(state, wakes);

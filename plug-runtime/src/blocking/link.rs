@@ -26,6 +26,7 @@ use super::dispatch::Dispatch;
 use super::lead::{Own, Wakes};
 use super::messages::Inbox;
 use super::pump::Pump;
+use super::sharing::{RingInput, Shared};
 use super::waiter::Waiter;
 use super::watcher::{self, Key, Report};
 use super::worker::{Task, Workers};
@@ -39,6 +40,7 @@ use crate::protocol::{Answer, ById, Connection, Event, Request};
 use crate::sys::bell::Bell;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::pipe;
+use crate::sys::ring::RingWriter;
 
 /// The shared half of a connection. See the module's documentation.
 pub(crate) struct Link {
@@ -112,6 +114,10 @@ pub(super) struct State {
     pub(super) input_ended: bool,
     /// Why the connection is over, although there may be something left to be read.
     pub(super) over: Option<Error>,
+    /// Memory that takes the place of the pipes, until it has.
+    pub(super) shared: Shared,
+    /// Whether the other side waits for room in the memory, and there is some.
+    pub(super) owes_bell: bool,
     /// Whether the last byte in the pipe is not from the other side: it wakes whoever reads.
     pub(super) rung: bool,
     /// Whether that byte may be anywhere in what is read now.
@@ -123,6 +129,8 @@ pub(super) struct State {
 /// The role of reading, and the buffer for it.
 pub(super) struct Reader {
     pub(super) buffer: Box<[u8]>,
+    /// Where the other side sends to, if not to the pipe.
+    pub(super) ring: Option<RingInput>,
 }
 
 /// The role of writing, and what was taken from the core to be written.
@@ -131,6 +139,8 @@ pub(super) struct Writer {
     pub(super) output: Option<OwnedFd>,
     pub(super) buffer: Vec<u8>,
     pub(super) written: usize,
+    /// Where this side sends to, if not to the pipe, from a position on.
+    pub(super) ring: Option<(RingWriter, u64)>,
 }
 
 /// A thread that waits because of a call, and the calls that are to be run on it meanwhile: those that the handler
@@ -151,11 +161,14 @@ impl Link {
         child: bool,
     ) -> io::Result<Arc<Link>> {
         pipe::set_nonblocking(&output)?;
-        let writer = Writer { output: Some(output), buffer: Vec::new(), written: 0 };
+        let writer = Writer { output: Some(output), buffer: Vec::new(), written: 0, ring: None };
         Ok(Arc::new(Link {
             state: Mutex::new(State {
                 core,
-                reader: Some(Reader { buffer: vec![0; READ_BUFFER].into_boxed_slice() }),
+                reader: Some(Reader {
+                    buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+                    ring: None,
+                }),
                 leading: None,
                 left: None,
                 writer: Some(writer),
@@ -176,6 +189,8 @@ impl Link {
                 closing: false,
                 input_ended: false,
                 over: None,
+                shared: Shared::default(),
+                owes_bell: false,
                 rung: false,
                 severed: false,
                 reported: false,
@@ -313,6 +328,9 @@ impl Link {
                 Event::Ready => state.wake_all(wakes),
                 Event::Log { call, record } => self.take_record(state, call, &record),
                 Event::Level { record } => log::set_level(&record),
+                Event::MemoryWanted(request) => state.make_memory(&request),
+                Event::MemoryOffered(offer) => state.take_memory(&offer),
+                Event::MemoryDeclined => state.shared = Shared::default(),
                 Event::Greeted => {}
             }
         }
@@ -369,6 +387,7 @@ impl Link {
             state.left = Some(outcome);
             self.rouse_leader();
         }
+        state.ask_for_memory(1);
         if let Some(span) = state.spans.remove(&call) {
             wakes.errand().spans.push(span);
         }
@@ -489,9 +508,9 @@ impl State {
 
     /// Whether there is something to be written that nobody is writing.
     pub(super) fn has_unsent(&self) -> bool {
-        self.writer
-            .as_ref()
-            .is_some_and(|writer| writer.written < writer.buffer.len() || self.core.has_output())
+        self.writer.as_ref().is_some_and(|writer| {
+            writer.written < writer.buffer.len() || self.core.has_output() || self.owes_bell
+        })
     }
 
     /// Whether at most one thread has business with this connection.

@@ -13,14 +13,16 @@ use super::line::Line;
 use super::link::Link;
 use super::logs;
 use super::remote::{Remote, exit_error};
+use super::sharing::{WORTH_IT, Wish};
 use super::supervisor::{Abort, Supervisor};
 use super::watcher::{self, Watched};
 use crate::error::{Code, Error, ErrorKind, Result};
 use crate::exit::Exit;
 use crate::log::{self, Lines, Source};
 use crate::peer::Peer;
-use crate::process::{Command, Fill, InProcess, Program, Settings, Tail, Target};
+use crate::process::{Command, Fill, InProcess, Program, Settings, SharedMemory, Tail, Target};
 use crate::protocol::{Config, Connection, Hello, Side};
+use crate::sys::memory;
 use crate::sys::pipe::{self, Wait};
 
 /// Starts the plugin of a command.
@@ -77,7 +79,9 @@ impl Launched {
         let greet_by = Instant::now().checked_add(settings.start_timeout);
         logs::follow_level();
         let level = log::wanted_level();
-        let mut own = hello(settings)?.with_features(log::FEATURES);
+        let shares = settings.shared_memory != SharedMemory::Never;
+        let shares = if shares { memory::FEATURES } else { &[] };
+        let mut own = hello(settings)?.with_features(&[log::FEATURES, shares].concat());
         own.level = level;
         let core = Connection::new(Side::Host, own, greet_by);
         let mut started = program.spawn()?;
@@ -131,6 +135,9 @@ impl Launched {
         }
 
         let hello = hello_of(&link);
+        let replies = if settings.shared_memory == SharedMemory::AtOnce { 0 } else { WORTH_IT };
+        let wish = Wish { pid: started.child.pid(), replies, may_poll: settings.polling };
+        link.lock().wish_for_memory(wish);
         let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
         let remote =
             Remote::watch(link.clone(), name.clone(), started.child, started.stderr, tail.clone())?;
@@ -162,7 +169,7 @@ fn load_inside(plugin: InProcess, settings: Settings, name: &Arc<str>) -> Result
     let (plugin_input, host_output) = pipe::pair().map_err(no_room)?;
     let (host_input, plugin_output) = pipe::pair().map_err(no_room)?;
     let greet_by = Instant::now().checked_add(settings.start_timeout);
-    // Without log records: they are in this process already.
+    // Without log records, which are in this process already, and without memory to share, as all of it is.
     let core = Connection::new(Side::Host, hello(&settings)?.with_features(&[]), greet_by);
     let link = Link::new(core, host_input, host_output, false).map_err(no_room)?;
     link.limit_decoding(settings.decode_limit());

@@ -17,16 +17,19 @@ mod load;
 mod logs;
 mod messages;
 mod patience;
+mod polling;
 mod pump;
+mod reading;
 mod remote;
 mod serve;
+mod sharing;
 mod stand_in;
 mod supervisor;
-mod transfer;
 mod upkeep;
 mod waiter;
 mod watcher;
 mod worker;
+mod writing;
 
 #[cfg(all(loom, test))]
 mod loom_models;

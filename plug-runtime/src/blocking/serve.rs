@@ -21,6 +21,7 @@ use crate::plugin::Plugin;
 use crate::process::{self, Claimed, Command, InProcess};
 use crate::protocol::{Connection, Hello, Pair, Side};
 use crate::service::Services as _;
+use crate::sys::memory;
 use crate::sys::process::{self as os, ExitFd};
 use crate::sys::thread;
 
@@ -70,7 +71,8 @@ pub fn run_with<P: Plugin>(make: impl FnOnce(&Peer) -> Result<P>) -> Result<()> 
     }
     let Claimed { input, output } = process::claim()?;
     let greet_by = Instant::now() + HOST_GREETS_WITHIN;
-    let link = Link::new(connection::<P>(Some(greet_by), log::FEATURES), input, output, false)?;
+    let features = [log::FEATURES, memory::FEATURES].concat();
+    let link = Link::new(connection::<P>(Some(greet_by), &features), input, output, false)?;
     let key = HostWatch::register(&link)?;
     let served = serve(&link, key, make);
     if !link.lock().core.is_leaving() {
@@ -183,8 +185,8 @@ fn serve<P: Plugin>(
     }
 }
 
-fn connection<P: Plugin>(greet_by: Option<Instant>, log_features: &[&str]) -> Connection {
-    Connection::new(Side::Plugin, hello::<P>().with_features(log_features), greet_by)
+fn connection<P: Plugin>(greet_by: Option<Instant>, features: &[&str]) -> Connection {
+    Connection::new(Side::Plugin, hello::<P>().with_features(features), greet_by)
 }
 
 /// What a plugin says about itself.

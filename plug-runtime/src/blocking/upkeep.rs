@@ -1,15 +1,14 @@
 //! What the watcher does for a connection, and how one ends.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::lead::{Lead, Wakes};
 use super::link::{Link, Reader, State};
-use super::transfer::Flushed;
 use super::watcher::{self, Key, Report, Source};
 use super::worker::Task;
 use crate::error::{Error, ErrorKind};
-use crate::sys::pipe::{self, Wait};
+use crate::sys::pipe;
 use crate::sys::thread;
 
 impl Link {
@@ -70,7 +69,8 @@ impl Link {
         if !busy {
             let wait_for_input = wait_for_input && state.core.failure().is_none();
             if let (true, Some(key)) = (wait_for_input, self.key.get()) {
-                state.armed = watcher::arm(*key, Source::Input, &self.input).is_ok();
+                let is_quiet = state.reader.as_ref().is_none_or(Reader::begin_to_wait);
+                state.armed = is_quiet && watcher::arm(*key, Source::Input, &self.input).is_ok();
                 // Where it cannot wait for one more pipe, it looks with each tick.
                 stands_in = !state.armed;
             }
@@ -104,13 +104,8 @@ impl Link {
         let mut state = self.lock();
         let Some(mut lead) = Lead::take(self, &mut state, None) else { return };
         if let Some(reader) = lead.reader.as_mut() {
-            // Somebody may have read it since it was announced; as long as the role is ours, nobody does. The
-            // watcher must never wait.
-            let now = Some(Instant::now());
-            if pipe::wait(&[Wait::readable(&self.input)], now)[0] {
-                let read = pipe::read(&self.input, &mut reader.buffer).map(Some);
-                self.take_input(&mut state, reader, read);
-            }
+            let read = self.read_now(reader);
+            self.take_input(&mut state, reader, read);
         }
         lead.handle_events(&mut state, &mut wakes);
         let _ = lead.release(&mut state, &mut wakes);
@@ -164,9 +159,7 @@ impl Link {
         state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
         let (mut state, flushed) = self.flush(state, 16);
-        if flushed == Flushed::Full {
-            self.leave_writing(&mut state);
-        }
+        self.leave_writing(&mut state, flushed);
         state
     }
 
@@ -211,8 +204,9 @@ impl Link {
 
     /// Whether anything has come from the other side since this was last asked, read or not.
     pub(super) fn take_heard(&self) -> bool {
-        let heard = std::mem::take(&mut self.lock().heard);
-        heard || pipe::readable_bytes(&self.input) > 0
+        let mut state = self.lock();
+        let has_bytes = state.reader.as_ref().is_some_and(Reader::has_bytes);
+        std::mem::take(&mut state.heard) || has_bytes || pipe::readable_bytes(&self.input) > 0
     }
 
     /// Asks the other side for an answer that nobody waits for, from the watcher.

@@ -25,6 +25,7 @@ pub use command::Command;
 pub(crate) use command::{InProcess, Target};
 pub(crate) use program::Program;
 pub(crate) use settings::Settings;
+pub use settings::SharedMemory;
 pub use stderr::StderrLines;
 pub(crate) use stderr::{Fill, Tail};
 pub(crate) use stdio::{Claimed, claim, host_pid, is_hosted};

@@ -34,6 +34,22 @@ pub(crate) struct Settings {
     /// How often it must give a sign of life, and how often it may miss that.
     pub(crate) heartbeat: Option<(Duration, u32)>,
     pub(crate) restart: Restart,
+    pub(crate) shared_memory: SharedMemory,
+    /// Whether who waits for that looks for a while before it sleeps.
+    pub(crate) polling: bool,
+}
+
+/// When a connection moves from its pipes into [shared memory](crate::Command::shared_memory).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SharedMemory {
+    /// After 64 calls have ended: the first ones, and plugins that are hardly used, cost nothing for it.
+    #[default]
+    WhenUsed,
+    /// With the first call: it takes up half a megabyte as it is used.
+    AtOnce,
+    /// Not at all.
+    Never,
 }
 
 impl Default for Settings {
@@ -52,6 +68,13 @@ impl Default for Settings {
             sinks: Sinks::default(),
             heartbeat: None,
             restart: Restart::never(),
+            // With the seam, so that the cases of both directions meet it from the start.
+            shared_memory: if cfg!(plug_seam) {
+                SharedMemory::AtOnce
+            } else {
+                SharedMemory::WhenUsed
+            },
+            polling: true,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::event::Event;
 use super::flow::{Budget, Window};
 use super::hello::{Features, Hello};
 use super::outbox::{Outbox, Progress};
+use super::sharing::Sharing;
 use super::splitter::Splitter;
 use crate::error::{Delivery, Error, ErrorKind};
 
@@ -16,8 +17,9 @@ use crate::error::{Delivery, Error, ErrorKind};
 ///
 /// - **look**: `peer`, `own`, `features`, `failure`, `is_leaving`, `has_output`, `can_open`, …
 /// - **input**: `handle_bytes`, `handle_eof`, `handle_written`, `handle_writing`, `handle_timeout`
-/// - **commands** (in `command.rs`): `accept`, `refuse`, `ready`, `open`, `send`, `end_requests`, `consume`,
-///   `discard`, `reply`, `begin_responses`, `finish`, `cancel`, `ping`, `log`, `goodbye`, `close`
+/// - **commands** (in `command.rs` and `sharing.rs`): `accept`, `refuse`, `ready`, `open`, `send`, `end_requests`, `consume`,
+///   `discard`, `reply`, `begin_responses`, `finish`, `cancel`, `ping`, `log`, `goodbye`, `close`,
+///   `ask_for_memory`, `offer_memory`, `decline_memory`, `switch`
 /// - **output**: `poll_output`, `poll_event`, `poll_room`, `poll_timeout`
 ///
 /// After any input or command, a driver drains the output, then the events and the streams that have
@@ -64,6 +66,10 @@ pub(crate) struct Connection {
     /// reads holds on to it.
     pub(super) budget: Budget,
     pub(super) stream_budget: Budget,
+    /// How far the sides have come in sharing memory.
+    pub(super) sharing: Sharing,
+    /// Whether what the other side sends is in that memory.
+    pub(super) has_switched: bool,
     /// How many bytes of frames have arrived that did nothing, and since when they are counted.
     pub(super) idle_bytes: u64,
     pub(super) idle_since: Option<Instant>,
@@ -106,6 +112,8 @@ impl Connection {
             draining: 0,
             budget: Budget::new(REASSEMBLY),
             stream_budget: Budget::new(REASSEMBLY),
+            sharing: Sharing::No,
+            has_switched: false,
             idle_bytes: 0,
             idle_since: None,
             leaving: None,

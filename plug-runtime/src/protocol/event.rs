@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::flow::Cost;
+use super::sharing::{MemoryOffer, MemoryRequest};
 use crate::error::{Error, Result};
 
 /// What happened, for a driver to act on.
@@ -35,6 +36,14 @@ pub(crate) enum Event {
     Log { call: u64, record: Bytes },
     /// The host wants other records than it said before: an encoded `Record` with nothing but a level.
     Level { record: Bytes },
+    /// The host would like to share memory: to be answered with
+    /// [`Connection::offer_memory`](super::Connection::offer_memory).
+    MemoryWanted(MemoryRequest),
+    /// The plugin has memory to share. To be answered with [`Connection::switch`](super::Connection::switch) or
+    /// [`Connection::decline_memory`](super::Connection::decline_memory).
+    MemoryOffered(MemoryOffer),
+    /// The host does not take the memory that was offered.
+    MemoryDeclined,
     /// The other side wants no more calls.
     Goodbye(Goodbye),
 }

@@ -29,6 +29,10 @@ pub(crate) mod kind {
     pub(crate) const GOODBYE: u32 = 9;
     /// The plugin can be called.
     pub(crate) const READY: u32 = 10;
+    /// Asks for memory to share, offers it or declines it.
+    pub(crate) const MEMORY: u32 = 11;
+    /// What its sender sends from now on is in the memory.
+    pub(crate) const SWITCH: u32 = 12;
     /// The first kind that a receiver may ignore.
     pub(crate) const IGNORABLE: u32 = 64;
     /// A record of the plugin's log.

@@ -62,6 +62,7 @@ pub(crate) struct Features {
     pub(crate) ping: bool,
     pub(crate) ready: bool,
     pub(crate) log: bool,
+    pub(crate) shm: bool,
 }
 
 /// A message for a plugin to start with.
@@ -148,6 +149,7 @@ impl Hello {
             ping: both("ping"),
             ready: both("ready"),
             log: both("log"),
+            shm: both("shm"),
         }
     }
 

@@ -15,6 +15,7 @@ mod hello;
 mod memory;
 mod outbox;
 mod receive;
+mod sharing;
 mod splitter;
 mod stream;
 #[cfg(any(test, fuzzing))]
@@ -27,6 +28,7 @@ pub(crate) use event::{Answer, Event, Request};
 pub(crate) use flow::Cost;
 pub(crate) use hello::{Config, Hello, MethodInfo, Pair, ServiceInfo};
 pub(crate) use memory::{none_for as no_memory_for, reserve};
+pub(crate) use sharing::{MemoryOffer, MemoryRequest};
 #[cfg(any(test, fuzzing))]
 pub(crate) use tests::fuzz;
 

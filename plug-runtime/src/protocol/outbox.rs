@@ -144,6 +144,11 @@ impl Outbox {
         self.queued
     }
 
+    /// How many bytes the operating system has taken since the beginning.
+    pub(super) fn sent(&self) -> u64 {
+        self.written
+    }
+
     // ---- whole frames
 
     /// Queues bytes that are not a frame: the preamble.

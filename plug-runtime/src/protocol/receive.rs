@@ -43,6 +43,8 @@ impl Connection {
             kind::CREDIT if self.features.credit => self.handle_credit(&frame, bytes),
             kind::PING | kind::PONG if self.features.ping => self.handle_ping(&frame, bytes),
             kind::GOODBYE => self.handle_goodbye(&frame),
+            kind::MEMORY if self.features.shm => self.handle_memory(&frame),
+            kind::SWITCH if self.features.shm => self.handle_switch(),
             kind::READY if self.features.ready => self.handle_ready(),
             kind::HELLO => Err(broken("a second hello")),
             kind::LOG if self.features.log && self.side == super::Side::Host => {

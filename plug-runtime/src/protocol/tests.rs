@@ -44,6 +44,8 @@ mod session;
 #[cfg(test)]
 mod sessions;
 #[cfg(test)]
+mod sharing;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod splitting;
@@ -271,6 +273,7 @@ enum Seen {
     Level {
         record: Blob,
     },
+    Memory,
 }
 
 impl Seen {
@@ -318,6 +321,9 @@ impl From<Event> for Seen {
             Event::Pong { payload } => Seen::Pong { payload: Blob(payload.to_vec()) },
             Event::Log { call, record } => Seen::Log { call, record: Blob(record.to_vec()) },
             Event::Level { record } => Seen::Level { record: Blob(record.to_vec()) },
+            Event::MemoryWanted(_) | Event::MemoryOffered(_) | Event::MemoryDeclined => {
+                Seen::Memory
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::OnceLock;
 
-use super::pipe;
+use super::pipe::{self, Written};
 use super::seam::{self, Call};
 
 /// How reads of one pipe can be interrupted.
@@ -72,7 +72,7 @@ impl Interrupt {
                 let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let bell = seam::step(Call::Proc)
                     .and_then(|()| rustix::fs::open(path, flags, Mode::empty()));
-                bell.is_ok_and(pipe::ring)
+                bell.is_ok_and(|bell| pipe::ring(bell) == Written::Bytes(1))
             }
             Interrupt::Beside(_, bell) => {
                 pipe::ring(bell);

@@ -11,9 +11,11 @@ pub(crate) mod descriptors;
 pub(crate) mod files;
 pub(crate) mod interrupt;
 pub(crate) mod limits;
+pub(crate) mod memory;
 pub(crate) mod pipe;
 pub(crate) mod poller;
 pub(crate) mod process;
+pub(crate) mod ring;
 #[cfg(feature = "verify")]
 pub(crate) mod sealed;
 pub(crate) mod seam;

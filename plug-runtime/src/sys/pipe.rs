@@ -64,13 +64,18 @@ pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> Written {
     }
 }
 
-/// Makes a non-blocking pipe readable, which it is as well if it is full. Says whether there is one more byte in it.
-pub(crate) fn ring(fd: impl AsFd) -> bool {
+/// Makes a non-blocking pipe readable, which it is as well if it is full. The byte is 0, in case it is read as a frame: as
+/// one that has nothing in it.
+pub(crate) fn ring(fd: impl AsFd) -> Written {
     let rung = rustix::io::retry_on_intr(|| {
         seam::step(Call::Ring)?;
         rustix::io::write(&fd, &[0])
     });
-    rung == Ok(1)
+    match rung {
+        Ok(bytes) => Written::Bytes(bytes),
+        Err(Errno::AGAIN) => Written::Full,
+        Err(_) => Written::Broken,
+    }
 }
 
 /// Makes reads or writes of this end return at once. Shared with whoever inherited the same end, so only for ends that

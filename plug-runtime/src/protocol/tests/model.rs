@@ -300,6 +300,9 @@ impl End {
             Event::Level { record } => assert!(record == "level" && side == Side::Plugin),
             Event::Freed | Event::Goodbye(_) => {}
             Event::Greeted | Event::Ready => panic!("a second greeting"),
+            Event::MemoryWanted(_) | Event::MemoryOffered(_) | Event::MemoryDeclined => {
+                panic!("neither side lists shm")
+            }
         }
     }
 

@@ -277,6 +277,8 @@ fn kinds_and_flags_are_those_of_the_schema() {
         ("PONG", kind::PONG),
         ("GOODBYE", kind::GOODBYE),
         ("READY", kind::READY),
+        ("MEMORY", kind::MEMORY),
+        ("SWITCH", kind::SWITCH),
         ("LOG", kind::LOG),
         ("LEVEL", kind::LEVEL),
     ] {

@@ -1,0 +1,268 @@
+//! Bytes from a pipe, or from memory that both sides share, to the core.
+
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::lead::Lead;
+use super::link::{Link, Reader, State, Writer};
+use super::patience::Patience;
+use super::sharing::RingInput;
+use super::watcher::Report;
+use super::writing::Flushed;
+use crate::error::{self, Error};
+use crate::sys::bell::Bell;
+use crate::sys::pipe::{self, Wait};
+use crate::sys::ring::{Impossible, RingReader};
+
+impl Link {
+    /// Sends what is queued, then takes what arrives next, waiting for it as long as the patience lasts. Returns once
+    /// something was read, or was sent so late that somebody may have news, or the patience is over.
+    pub(super) fn flush_and_read<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        lead: &mut Lead<'_>,
+        patience: &Patience<'_>,
+    ) -> MutexGuard<'a, State> {
+        if patience.listens() {
+            // Made before the lock is released: whoever brings something from then on finds it.
+            let _ = self.bell();
+        }
+        let flushed;
+        (state, flushed) = self.flush(state, usize::MAX);
+        if state.left.is_some() || state.core.has_events() {
+            return state;
+        }
+        let Some(reader) = lead.reader.as_mut() else { return state };
+        // A writer that waits for room in a pipe has to be waited for, too: this thread does whichever is possible first.
+        let writer = if flushed == Flushed::Full { state.writer.take() } else { None };
+        drop(state);
+        let Reader { buffer, ring } = reader;
+        let read = match ring {
+            None => self.wait_and_read(writer, patience, buffer),
+            Some(input) => self.wait_and_read_ring(input, writer, patience, buffer),
+        };
+        state = self.lock();
+        self.take_input(&mut state, reader, read);
+        if state.owes_bell {
+            // Now: this thread may soon be busy with what it has read.
+            state = self.flush_or_leave(state);
+        }
+        state
+    }
+
+    /// Waits for the next bytes in the pipe, and takes them. `None`: it has not come to that.
+    fn wait_and_read(
+        self: &Arc<Self>,
+        writer: Option<Writer>,
+        patience: &Patience<'_>,
+        buffer: &mut [u8],
+    ) -> io::Result<Option<usize>> {
+        if writer.is_none() && patience.is_endless() {
+            return self.interrupt.read(&self.input, buffer);
+        }
+        let is_readable = self.wait_for_pipes(writer.as_ref(), patience);
+        if writer.is_some() {
+            self.leave_writer(writer);
+        }
+        if is_readable { self.interrupt.read(&self.input, buffer) } else { Ok(None) }
+    }
+
+    /// Gives the role of writing back. This thread may soon be busy with what it reads: then the watcher goes on.
+    fn leave_writer(self: &Arc<Self>, writer: Option<Writer>) {
+        let mut state = self.lock();
+        state.writer = writer;
+        state.workers.note_unsent();
+        self.keep_ticking(&mut state);
+    }
+
+    /// The same for bytes in memory: what comes by the pipe are bells.
+    fn wait_and_read_ring(
+        self: &Arc<Self>,
+        input: &mut RingInput,
+        writer: Option<Writer>,
+        patience: &Patience<'_>,
+        buffer: &mut [u8],
+    ) -> io::Result<Option<usize>> {
+        let RingInput { ring, polling } = input;
+        let is_there = ring.has_bytes() || polling.poll(|| ring.has_bytes());
+        let mut bells = Ok(None);
+        if !is_there && ring.begin_to_wait() {
+            bells = self.wait_and_read(writer, patience, &mut [0; BELLS]);
+            ring.end_waiting();
+        } else if writer.is_some() {
+            self.leave_writer(writer);
+        }
+        take_from(ring, bells, buffer)
+    }
+
+    /// Takes what is there, without waiting: for the watcher, which must never wait.
+    pub(super) fn read_now(&self, reader: &mut Reader) -> io::Result<Option<usize>> {
+        let now = Some(Instant::now());
+        // Somebody may have read it since it was announced; as long as the role is this thread's, nobody does.
+        let is_readable = pipe::wait(&[Wait::readable(&self.input)], now)[0];
+        let mut bells = [0; BELLS];
+        let buffer = if reader.ring.is_some() { &mut bells } else { &mut *reader.buffer };
+        let read = if is_readable { pipe::read(&self.input, buffer).map(Some) } else { Ok(None) };
+        match &mut reader.ring {
+            None => read,
+            Some(input) => take_from(&mut input.ring, read, &mut reader.buffer),
+        }
+    }
+
+    /// Waits until there is something to read, or room for a writer, or the patience is over. Says whether it is the
+    /// first.
+    fn wait_for_pipes(&self, writer: Option<&Writer>, patience: &Patience<'_>) -> bool {
+        let bell = if patience.listens() { self.bell() } else { None };
+        if patience.is_cancelled() {
+            // The bell that said so may have been heard by who read before.
+            return false;
+        }
+        let mut until = patience.until();
+        if patience.listens() && bell.is_none() {
+            // There is no descriptor left for one. Who brings something cannot say so, and is looked for.
+            let soon = Instant::now() + LOOK_EVERY;
+            until = Some(until.map_or(soon, |until| until.min(soon)));
+        }
+        let interrupt = self.interrupt.wait();
+        if let (None, None, None) = (writer, bell, interrupt) {
+            return pipe::wait_readable(&self.input, until);
+        }
+        let mut waits = vec![Wait::readable(&self.input)];
+        waits.extend(bell.map(Bell::wait));
+        waits.extend(interrupt);
+        match writer.map(|writer| &writer.output) {
+            Some(Some(output)) => waits.push(Wait::writable(output)),
+            // It was closed: there is nothing to be written any more.
+            Some(None) if patience.is_endless() => return true,
+            Some(None) | None => {}
+        }
+        let ready = pipe::wait(&waits, until);
+        if bell.is_some() && ready[1] {
+            bell.inspect(|bell| bell.silence());
+        }
+        ready[0]
+    }
+
+    /// Hands what was read to the core, and notices the end.
+    pub(super) fn take_input(
+        &self,
+        state: &mut State,
+        reader: &mut Reader,
+        read: io::Result<Option<usize>>,
+    ) {
+        match read {
+            Ok(None) => {}
+            Ok(Some(len)) if state.severed && len > 0 => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                state.input_ended = true;
+                state.core.close(&impossible());
+            }
+            Err(error) if !self.child => {
+                state.input_ended = true;
+                let message = "what the other side says cannot be read any more";
+                let error = Error::of_kind(error::ErrorKind::Shutdown, message).with_source(error);
+                state.core.close(&error);
+            }
+            Ok(Some(0)) | Err(_) => {
+                state.input_ended = true;
+                if !self.child {
+                    state.core.handle_eof();
+                } else if state.over.is_none() {
+                    // Its exit says more than the end of its output, and will be there in a moment.
+                    self.report(Report::OutputEnded);
+                }
+            }
+            Ok(Some(mut len)) => {
+                state.heard = true;
+                if reader.ring.is_some() {
+                    state.owes_bell |= reader.must_wake_writer();
+                } else if state.rung && pipe::readable_bytes(&self.input) == 0 {
+                    // It could complete a frame that the other side has only begun.
+                    state.rung = false;
+                    len -= 1;
+                }
+                state.core.handle_bytes(&reader.buffer[..len]);
+                state.move_input(reader);
+            }
+        }
+        self.settle(state, reader);
+    }
+
+    /// Reads what was sent by a process that has ended: another one may hold the pipe and go on writing.
+    pub(super) fn drain(&self, state: &mut State, reader: &mut Reader) {
+        let mut left = pipe::readable_bytes(&self.input).saturating_sub(state.rung.into());
+        while left > 0 && !state.input_ended && state.core.failure().is_none() {
+            if reader.ring.is_some() {
+                // They are bells.
+                break;
+            }
+            let want = left.min(reader.buffer.len());
+            match pipe::read(&self.input, &mut reader.buffer[..want]) {
+                Ok(len) if len > 0 => {
+                    left -= len;
+                    state.core.handle_bytes(&reader.buffer[..len]);
+                    state.move_input(reader);
+                }
+                _ => break,
+            }
+        }
+        let Some(input) = &mut reader.ring else { return };
+        let mut left = input.ring.capacity();
+        while left > 0 && state.core.failure().is_none() {
+            let want = left.min(reader.buffer.len());
+            match input.ring.read(&mut reader.buffer[..want]) {
+                Ok(len) if len > 0 => {
+                    left -= len;
+                    state.core.handle_bytes(&reader.buffer[..len]);
+                }
+                Ok(_) => break,
+                Err(Impossible) => state.core.close(&impossible()),
+            }
+        }
+    }
+
+    /// Ends a connection that is over, after the last of what was sent before the end has been read.
+    pub(super) fn settle(&self, state: &mut State, reader: &mut Reader) {
+        if let Some(error) = state.over.take() {
+            if !state.severed {
+                self.drain(state, reader);
+            }
+            state.input_ended = true;
+            let error = if state.core.is_truncated() { error.with_note(TRUNCATED) } else { error };
+            state.core.close(&error);
+        }
+    }
+}
+
+/// Takes bytes from memory, after a look into the pipe, whose end comes behind them.
+fn take_from(
+    ring: &mut RingReader,
+    bells: io::Result<Option<usize>>,
+    buffer: &mut [u8],
+) -> io::Result<Option<usize>> {
+    match ring.read(buffer) {
+        Ok(0) => match bells? {
+            Some(0) => Ok(Some(0)),
+            _ => Ok(None),
+        },
+        Ok(len) => Ok(Some(len)),
+        Err(Impossible) => Err(ErrorKind::InvalidData.into()),
+    }
+}
+
+/// The end of a connection whose other side claims of the memory what cannot be.
+pub(super) fn impossible() -> Error {
+    let message = "the marks in the memory that is shared with it are impossible";
+    Error::of_kind(error::ErrorKind::Protocol, message)
+}
+
+/// How many bells are taken at a time.
+const BELLS: usize = 64;
+
+/// What is added to the reason of an end that cut off a frame.
+const TRUNCATED: &str = "; what it sent last was cut off in the middle of a message";
+
+/// How often who cannot be called looks whether something was brought.
+const LOOK_EVERY: Duration = Duration::from_millis(2);

@@ -1,0 +1,281 @@
+//! Bytes from the core to a pipe, or to memory that both sides share.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::link::{Link, State, Writer};
+use super::reading::impossible;
+use super::watcher::{self, Report, Source};
+use crate::sys::pipe::{self, Wait, Written};
+use crate::sys::ring::{Impossible, RingWriter};
+
+/// What a pass of writing came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// Nothing is left to be written, or somebody else writes.
+    Done,
+    /// The pipe is full.
+    Full,
+    /// The memory is full. The other side rings once there is room, so who reads learns of it.
+    NoRoom,
+}
+
+/// Where bytes are written to.
+enum Put<'a> {
+    /// To the pipe, and so many at most: what follows does not belong there.
+    Pipe { pipe: &'a OwnedFd, most: u64 },
+    /// To memory, and who waits for them is woken by a byte in the pipe.
+    Ring { ring: &'a mut RingWriter, bell: &'a OwnedFd },
+}
+
+impl Put<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<Written, Impossible> {
+        match self {
+            Put::Pipe { pipe, most } => {
+                let len = usize::try_from(*most).unwrap_or(usize::MAX).min(bytes.len());
+                Ok(pipe::write(pipe, &bytes[..len]))
+            }
+            Put::Ring { ring, bell } => loop {
+                let written = ring.write(bytes)?;
+                if written > 0 {
+                    let is_broken = ring.must_wake() && pipe::ring(bell) == Written::Broken;
+                    return Ok(if is_broken { Written::Broken } else { Written::Bytes(written) });
+                }
+                if ring.begin_to_wait()? {
+                    return Ok(Written::Full);
+                }
+            },
+        }
+    }
+
+    /// What it means that there was no room.
+    fn full(&self) -> Flushed {
+        match self {
+            Put::Pipe { .. } => Flushed::Full,
+            Put::Ring { .. } => Flushed::NoRoom,
+        }
+    }
+}
+
+impl Link {
+    /// Sends what is queued, and leaves what does not fit to the watcher.
+    pub(super) fn flush_or_leave<'a>(
+        self: &'a Arc<Self>,
+        state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        let (mut state, flushed) = self.flush(state, usize::MAX);
+        self.leave_writing(&mut state, flushed);
+        state
+    }
+
+    /// Sends what is queued to the last byte, waiting for room, unless the other side ends.
+    pub(super) fn flush_to_the_end(self: &Arc<Self>) {
+        let mut state = self.lock();
+        loop {
+            let flushed;
+            (state, flushed) = self.flush(state, usize::MAX);
+            if flushed == Flushed::NoRoom {
+                // Nobody may be reading any more, and hear the bell.
+                state = wait_briefly(&self.work, state);
+                continue;
+            }
+            let Some(writer) = state.writer.take_if(|_| flushed == Flushed::Full) else {
+                if state.writer.is_some() {
+                    return;
+                }
+                // Another thread has taken what is left. If this one ended the process now, it would not be sent.
+                state = wait_briefly(&self.work, state);
+                continue;
+            };
+            drop(state);
+            if let Some(output) = &writer.output {
+                pipe::wait(&[Wait::writable(output)], None);
+            }
+            state = self.lock();
+            state.writer = Some(writer);
+        }
+    }
+
+    /// Leaves what did not fit to the watcher.
+    pub(super) fn leave_writing(self: &Arc<Self>, state: &mut State, flushed: Flushed) {
+        match flushed {
+            Flushed::Done => return,
+            Flushed::Full => {}
+            Flushed::NoRoom => {
+                // Who reads hears the bell, but may be busy then.
+                state.workers.note_unsent();
+                self.keep_ticking(state);
+                return;
+            }
+        }
+        let output = state.writer.as_ref().and_then(|writer| writer.output.as_ref());
+        if let (Some(key), Some(output)) = (self.key.get(), output) {
+            if watcher::arm_output(*key, output).is_err() {
+                // It cannot wait for one more pipe. So it tries again with each tick.
+                state.workers.note_unsent();
+                self.keep_ticking(state);
+            }
+        }
+    }
+
+    /// Has the watcher forget an output that it waited for.
+    pub(super) fn disarm_output(&self, state: &State) {
+        let output = state.writer.as_ref().and_then(|writer| writer.output.as_ref());
+        if let (Some(key), Some(output)) = (self.key.get(), output) {
+            watcher::disarm(*key, Source::Output, output);
+        }
+    }
+
+    /// Writes what is queued, unless somebody else does, in at most `writes` goes.
+    pub(super) fn flush<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        mut writes: usize,
+    ) -> (MutexGuard<'a, State>, Flushed) {
+        let closes = state.closing && state.core.has_no_calls();
+        if !closes && !state.has_unsent() {
+            return (state, Flushed::Done);
+        }
+        // Who writes looks for more before it lets the role go.
+        let Some(mut writer) = state.writer.take() else { return (state, Flushed::Done) };
+        let mut flushed = Flushed::Done;
+        while let Some(output) = &writer.output {
+            // Another thread may have agreed on it during the last write, when this one had the role.
+            if let Some(ring) = state.shared.take_output() {
+                writer.ring = Some(ring);
+            }
+            if state.core.is_output_void() {
+                // What is left begins a call that was reported as not sent.
+                self.close_output(&mut writer);
+                break;
+            }
+            if writer.written == writer.buffer.len() {
+                writer.written = 0;
+                writer.buffer.clear();
+                // A buffer that a long message has grown is not kept for ever.
+                if !state.core.has_output() {
+                    if writer.buffer.capacity() > KEPT_BUFFER {
+                        writer.buffer = Vec::new();
+                    }
+                    break;
+                }
+                state.core.poll_output(&mut writer.buffer);
+                if state.core.has_rooms() {
+                    self.note_rooms(&mut state);
+                }
+            }
+            if writes == 0 {
+                flushed = Flushed::Full;
+                break;
+            }
+            writes -= 1;
+            let rest = &writer.buffer[writer.written..];
+            let mut put = match &mut writer.ring {
+                Some((ring, from)) if *from <= state.core.sent() => {
+                    Put::Ring { ring, bell: output }
+                }
+                Some((_, from)) => Put::Pipe { pipe: output, most: *from - state.core.sent() },
+                None => Put::Pipe { pipe: output, most: u64::MAX },
+            };
+            let result = if rest.len() <= WRITTEN_UNDER_LOCK && state.is_quiet() {
+                // Nobody is there who could want the lock meanwhile, and taking it again costs 2 %.
+                put.write(rest)
+            } else {
+                // If the connection ends now, whatever is being written may have been sent.
+                state.core.handle_writing(rest.len());
+                drop(state);
+                let result = put.write(rest);
+                state = self.lock();
+                state.core.handle_writing(0);
+                result
+            };
+            match result {
+                Ok(Written::Bytes(bytes)) => {
+                    writer.written += bytes;
+                    state.core.handle_written(bytes);
+                }
+                Ok(Written::Full) => {
+                    flushed = put.full();
+                    break;
+                }
+                Ok(Written::Broken) => {
+                    self.close_output(&mut writer);
+                    if self.child {
+                        self.report(Report::OutputEnded);
+                    }
+                }
+                Err(Impossible) => {
+                    self.close_output(&mut writer);
+                    state.core.close(&impossible());
+                }
+            }
+        }
+        state.ring_bell(&writer);
+        if state.closing && flushed == Flushed::Done && state.core.has_no_calls() {
+            self.close_output(&mut writer);
+        }
+        state.writer = Some(writer);
+        (state, flushed)
+    }
+
+    pub(super) fn close_output(&self, writer: &mut Writer) {
+        if let (Some(key), Some(output)) = (self.key.get(), &writer.output) {
+            watcher::disarm(*key, Source::Output, output);
+        }
+        writer.output = None;
+    }
+}
+
+impl State {
+    /// Tells the other side that there is room, if it waits for that. Not while this side has something to write into the
+    /// pipe: the bell could stand in the middle of a frame.
+    fn ring_bell(&mut self, writer: &Writer) {
+        let has_moved = writer.ring.as_ref().is_some_and(|(_, from)| *from <= self.core.sent());
+        if has_moved && std::mem::take(&mut self.owes_bell) {
+            // If it is full, there are bells enough in it; if it is broken, nobody is there to hear.
+            let _ = writer.output.as_ref().map(pipe::ring);
+        }
+    }
+}
+
+/// For what is over in a moment and not announced.
+fn wait_briefly<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    let waited = condition.wait_timeout(state, Duration::from_millis(1));
+    waited.unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// How much may be written while the lock is held: it takes about as long as taking the lock.
+const WRITTEN_UNDER_LOCK: usize = 4 << 10;
+
+/// The largest write buffer that is kept while nothing is to be written.
+const KEPT_BUFFER: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::protocol::{Connection, Hello, Side};
+
+    /// A process that ends then takes the last reply with it.
+    #[test]
+    fn the_end_waits_for_a_thread_that_still_writes() {
+        let (input, _other_output) = pipe::pair().unwrap();
+        let (_other_input, output) = pipe::pair().unwrap();
+        let hello = Hello::new(String::new(), String::new());
+        let core = Connection::new(Side::Host, hello, None);
+        let link = Link::new(core, input, output, false).unwrap();
+        let writer = link.lock().writer.take();
+        let (sender, ended) = channel();
+        let same = link.clone();
+        std::thread::spawn(move || {
+            same.flush_to_the_end();
+            sender.send(()).unwrap();
+        });
+        assert!(ended.recv_timeout(Duration::from_millis(50)).is_err(), "somebody writes");
+        link.lock().writer = writer;
+        ended.recv_timeout(Duration::from_secs(30)).expect("it ends once nobody writes");
+        assert!(!link.lock().has_unsent());
+    }
+}

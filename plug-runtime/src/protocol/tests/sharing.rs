@@ -1,0 +1,116 @@
+//! How two sides agree on memory, and that nobody can make them believe they have.
+
+use super::super::{MemoryOffer, MemoryRequest};
+use super::*;
+
+fn hello() -> Hello {
+    Hello::new(String::new(), String::new()).with_features(&["shm"])
+}
+
+fn pair() -> Pair {
+    let mut pair = Pair::greeted(hello(), hello());
+    pair.plugin.ready();
+    pair.plugin_speaks();
+    pair
+}
+
+const REQUEST: MemoryRequest = MemoryRequest { capacity: 4096, may_poll: true };
+const OFFER: MemoryOffer = MemoryOffer { descriptor: 7, capacity: 4096, mark: 1 << 60 };
+
+/// What one side has to say goes to the other.
+fn pass(from: &mut Connection, to: &mut Connection) -> Option<Event> {
+    let said = output(from);
+    to.handle_bytes(&said);
+    to.poll_event()
+}
+
+#[test]
+fn memory_is_asked_for_offered_and_taken_into_use_one_direction_after_the_other() {
+    let Pair { mut host, mut plugin, .. } = pair();
+    assert!(host.can_share() && !plugin.can_share());
+    host.ask_for_memory(&REQUEST);
+    assert!(!host.can_share(), "it is asked for once");
+    let wanted = pass(&mut host, &mut plugin);
+    assert!(matches!(wanted, Some(Event::MemoryWanted(request)) if request == REQUEST));
+    plugin.offer_memory(Some(&OFFER));
+    let offered = pass(&mut plugin, &mut host);
+    assert!(matches!(offered, Some(Event::MemoryOffered(offer)) if offer == OFFER));
+
+    let before = host.sent();
+    let from = host.switch();
+    let said = output(&mut host);
+    assert_eq!(from, before + said.len() as u64, "the switch is the last in the pipe");
+    plugin.handle_bytes(&said);
+    assert!(plugin.has_switched() && !host.has_switched());
+    plugin.switch();
+    assert!(pass(&mut plugin, &mut host).is_none());
+    assert!(host.has_switched());
+    assert!(host.failure().is_none() && plugin.failure().is_none());
+}
+
+#[test]
+fn either_side_may_have_none_of_it() {
+    let Pair { mut host, mut plugin, .. } = pair();
+    host.ask_for_memory(&REQUEST);
+    pass(&mut host, &mut plugin);
+    plugin.offer_memory(None);
+    assert!(pass(&mut plugin, &mut host).is_none());
+    assert!(host.failure().is_none() && !host.can_share());
+
+    let Pair { mut host, mut plugin, .. } = pair();
+    host.ask_for_memory(&REQUEST);
+    pass(&mut host, &mut plugin);
+    plugin.offer_memory(Some(&OFFER));
+    pass(&mut plugin, &mut host);
+    host.decline_memory();
+    assert!(matches!(pass(&mut host, &mut plugin), Some(Event::MemoryDeclined)));
+    assert!(plugin.failure().is_none() && !plugin.has_switched());
+
+    let without = Hello::new(String::new(), String::new()).with_features(&[]);
+    assert!(!Pair::greeted(hello(), without).host.can_share());
+}
+
+#[test]
+fn x11_what_was_not_agreed_on_ends_the_connection() {
+    let memory = |payload: &'static [u8]| Frame { kind: kind::MEMORY, payload, ..Frame::default() };
+    let switch = Frame { kind: kind::SWITCH, ..Frame::default() };
+    let declined = Frame { kind: kind::MEMORY, code: 14, ..Frame::default() };
+    let bytes = |frames: &[Frame<'_>]| {
+        let mut bytes = Vec::new();
+        frames.iter().for_each(|frame| frame.encode(&mut bytes));
+        bytes
+    };
+    let to_host: [&[Frame<'_>]; 4] = [&[switch], &[memory(b"")], &[declined], &[memory(b"\xff")]];
+    for frames in to_host {
+        let mut pair = pair();
+        pair.host.handle_bytes(&bytes(frames));
+        let failure = pair.host.failure().map(Error::kind);
+        assert_eq!(failure, Some(ErrorKind::Protocol), "unasked: {frames:?}");
+    }
+    for frames in [&[switch][..], &[memory(b"\xff")], &[memory(b""), switch]] {
+        let mut pair = pair();
+        pair.host.ask_for_memory(&REQUEST);
+        pair.host.handle_bytes(&bytes(frames));
+        let failure = pair.host.failure().map(Error::kind);
+        assert_eq!(failure, Some(ErrorKind::Protocol), "asked: {frames:?}");
+    }
+    let to_plugin: [&[Frame<'_>]; 5] = [
+        &[switch],
+        &[declined],
+        &[memory(b"\xff")],
+        &[memory(b""), memory(b"")],
+        &[memory(b""), switch],
+    ];
+    for frames in to_plugin {
+        let mut pair = pair();
+        pair.plugin.handle_bytes(&bytes(frames));
+        let failure = pair.plugin.failure().map(Error::kind);
+        assert_eq!(failure, Some(ErrorKind::Protocol), "{frames:?}");
+    }
+    let mut twice = pair();
+    twice.host.ask_for_memory(&REQUEST);
+    pass(&mut twice.host, &mut twice.plugin);
+    twice.plugin.offer_memory(Some(&OFFER));
+    twice.plugin.handle_bytes(&bytes(&[switch, switch]));
+    assert_eq!(twice.plugin.failure().map(Error::kind), Some(ErrorKind::Protocol), "two switches");
+}
