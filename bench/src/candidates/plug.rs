@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::services::echo::{Echo, EchoProxy, EchoService, Payload};
 use crate::services::plain::{Plain, PlainProxy, PlainService};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use plug::bytes::Bytes;
-use plug::{Command, Plugin, Proxy as _, Stream};
+use plug::{Command, Plugin, Proxy as _, SharedMemory, Stream};
 
 use super::{Candidate, Session};
 use crate::program;
@@ -28,13 +28,22 @@ pub enum Flavour {
     Vec,
     /// Each call has a deadline, which is far away.
     Deadline,
+    /// In shared memory, where who waits looks for a while before it sleeps.
     SharedMemory,
+    /// In shared memory, where who waits sleeps at once.
+    Sleeping,
     /// Inside this process, as in tests.
     InProcess,
 }
 
-pub const FLAVOURS: [Flavour; 5] =
-    [Flavour::Pipes, Flavour::Vec, Flavour::Deadline, Flavour::SharedMemory, Flavour::InProcess];
+pub const FLAVOURS: [Flavour; 6] = [
+    Flavour::Pipes,
+    Flavour::Vec,
+    Flavour::Deadline,
+    Flavour::SharedMemory,
+    Flavour::Sleeping,
+    Flavour::InProcess,
+];
 
 impl Candidate for Flavour {
     fn name(&self) -> &'static str {
@@ -43,16 +52,16 @@ impl Candidate for Flavour {
             Flavour::Vec => "plug-vec",
             Flavour::Deadline => "plug-deadline",
             Flavour::SharedMemory => "plug-shm",
+            Flavour::Sleeping => "plug-shm-sleep",
             Flavour::InProcess => "plug-inproc",
         }
     }
 
     fn lacks(&self, work: Work) -> Option<String> {
         match (self, work.kind()) {
-            (Flavour::SharedMemory, _) => over_shared_memory(Command::new("")).err(),
             (Flavour::InProcess, Kind::Start | Kind::Memory) => Some("it has no child".to_owned()),
             (Flavour::Vec, Kind::Echo | Kind::Callers(_)) => None,
-            (Flavour::Vec | Flavour::Deadline, Kind::Start | Kind::Memory)
+            (Flavour::Vec | Flavour::Deadline | Flavour::Sleeping, Kind::Start | Kind::Memory)
             | (Flavour::Vec, Kind::Stream) => Some("the same as plug".to_owned()),
             _ => None,
         }
@@ -65,11 +74,11 @@ impl Candidate for Flavour {
     fn start(&self, _: Work) -> Result<Box<dyn Session>> {
         let command = match self {
             Flavour::InProcess => Command::in_process(EchoPlugin),
-            Flavour::SharedMemory => match over_shared_memory(in_child_of_ours()?) {
-                Ok(command) => command,
-                Err(why) => bail!("{why}"),
-            },
-            _ => in_child_of_ours()?,
+            Flavour::SharedMemory => in_child_of_ours()?.shared_memory(SharedMemory::AtOnce),
+            Flavour::Sleeping => {
+                in_child_of_ours()?.shared_memory(SharedMemory::AtOnce).polling(false)
+            }
+            _ => in_child_of_ours()?.shared_memory(SharedMemory::Never),
         };
         let echo: EchoProxy = command.max_message(MAX_MESSAGE).load()?.proxy()?;
         let plain = echo.peer().proxy()?;
@@ -80,12 +89,6 @@ impl Candidate for Flavour {
         };
         Ok(Box::new(Loaded { echo, plain, vec: *self == Flavour::Vec }))
     }
-}
-
-/// The same plugin over shared memory, or why that cannot be had.
-fn over_shared_memory(command: Command) -> Result<Command, String> {
-    let _ = command;
-    Err("this plug has no shared memory yet".to_owned())
 }
 
 fn in_child_of_ours() -> Result<Command> {
