@@ -23,6 +23,8 @@ pub struct Evil {
     pub stop_file: Option<PathBuf>,
     /// What its start fails with.
     pub start_error: Option<String>,
+    /// How many bytes of memory it takes as it starts.
+    pub start_takes: usize,
     /// Where its start says that it has begun, and waits to go on.
     pub announce_in_start: Option<PathBuf>,
     gate: Mutex<Gate>,
@@ -48,6 +50,7 @@ impl plug::Plugin for Evil {
         if let Some(file) = &self.announce_in_start {
             announce(file)?;
         }
+        std::hint::black_box(vec![1_u8; self.start_takes]);
         match &self.start_error {
             Some(error) => Err(error.as_str().into()),
             None => Ok(()),

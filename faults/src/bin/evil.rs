@@ -69,6 +69,7 @@ fn main() -> plug::Result<()> {
             "--stop-file" => evil.stop_file = Some(value.into()),
             // What it does after its host is done: it takes longer than a plugin may that just goes on.
             "--clean-up" => clean_up = Some(value.to_owned()),
+            "--start-takes" => evil.start_takes = value.parse()?,
             "--fail" => evil.start_error = Some(value.to_owned()),
             "--announce-before-hello" => evil::announce(value)?,
             "--announce-in-start" => evil.announce_in_start = Some(value.into()),

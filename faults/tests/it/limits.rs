@@ -68,8 +68,9 @@ mod linux {
     #[test]
     fn r9_a_plugin_that_cannot_start_within_its_limit_fails_its_load() {
         let case = Case::new();
-        // Less than its code and its libraries take already.
-        let error = in_time("the load", || load_probe(evil(&[]).max_memory(1 << 20)).unwrap_err());
+        // Its code and its libraries take more than the limit, but may be there before that is.
+        let greedy = || evil(&["--start-takes=50000000"]).max_memory(1 << 20);
+        let error = in_time("the load", move || load_probe(greedy()).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::Handshake, "{error:?}");
         assert!(error.exit().is_some(), "{error:?}");
         case.finish();
