@@ -97,7 +97,7 @@ fn in_child_of_ours() -> Result<Command> {
 
 /// The plugin in a child, for more than a measurement of times.
 pub fn load() -> Result<EchoProxy> {
-    Ok(in_child_of_ours()?.load()?.proxy()?)
+    Ok(in_child_of_ours()?.shared_memory(SharedMemory::Never).load()?.proxy()?)
 }
 
 struct Loaded {

@@ -16,9 +16,11 @@ pub(super) struct Polling {
     skip: u32,
     /// How many that were after the last look in vain.
     skipped: u32,
-    /// When the processor is tried again that somebody else wanted, and how long that was left alone.
+    /// When the processor is tried again that somebody else wanted, how long that was left alone, and how often looking
+    /// has paid since.
     off_until: Option<Instant>,
     off_for: Duration,
+    paid: u32,
 }
 
 impl Polling {
@@ -42,22 +44,28 @@ impl Polling {
         let mut before = begin;
         loop {
             thread::yield_now();
-            if is_there() {
-                self.skipped = 0;
-                return true;
-            }
+            let is_there = is_there();
             let now = Instant::now();
-            if now.duration_since(before) > YIELD_AT_MOST {
+            let was_long = now.duration_since(before) > YIELD_AT_MOST;
+            if is_there && was_long {
+                // It may have been there for most of that time, and being woken would have been faster.
                 self.off_for = (self.off_for * 2).clamp(OFF_FOR, OFF_AT_MOST);
                 self.off_until = Some(now + self.off_for);
-                return false;
-            }
-            if now.duration_since(begin) > POLL_FOR {
+                self.paid = 0;
+            } else if is_there {
+                self.skipped = 0;
+                self.paid = self.paid.saturating_add(1);
+                if self.paid == ALONE_AGAIN {
+                    self.off_for = Duration::ZERO;
+                }
+            } else if was_long || now.duration_since(begin) > POLL_FOR {
                 self.skipped = (self.skipped * 2 + 1).min(SKIP_AT_MOST);
                 self.skip = self.skipped;
-                return false;
+            } else {
+                before = now;
+                continue;
             }
-            before = now;
+            return is_there;
         }
     }
 }
@@ -68,8 +76,9 @@ const POLL_FOR: Duration = Duration::from_micros(20);
 /// A yield that took longer has let something run that does not give the processor back soon.
 const YIELD_AT_MOST: Duration = Duration::from_micros(50);
 
-/// How long the processor is left alone then: twice as long each time.
-const OFF_FOR: Duration = Duration::from_millis(100);
+/// How long the processor is left alone then: twice as long each time, until looking has paid so often in a row.
+const OFF_FOR: Duration = Duration::from_millis(10);
+const ALONE_AGAIN: u32 = 1000;
 const OFF_AT_MOST: Duration = Duration::from_secs(10);
 
 /// The most waits in a row that sleep at once, after looks in vain.

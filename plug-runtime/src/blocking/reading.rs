@@ -39,6 +39,9 @@ impl Link {
         drop(state);
         let Reader { buffer, ring } = reader;
         let read = match ring {
+            None if writer.is_none() && patience.is_endless() => {
+                self.interrupt.read(&self.input, buffer)
+            }
             None => self.wait_and_read(writer, patience, buffer),
             Some(input) => self.wait_and_read_ring(input, writer, patience, buffer),
         };
@@ -58,10 +61,8 @@ impl Link {
         patience: &Patience<'_>,
         buffer: &mut [u8],
     ) -> io::Result<Option<usize>> {
-        if writer.is_none() && patience.is_endless() {
-            return self.interrupt.read(&self.input, buffer);
-        }
-        let is_readable = self.wait_for_pipes(writer.as_ref(), patience);
+        let is_readable = (writer.is_none() && patience.is_endless())
+            || self.wait_for_pipes(writer.as_ref(), patience);
         if writer.is_some() {
             self.leave_writer(writer);
         }

@@ -124,7 +124,8 @@ impl State {
             return;
         }
         let Some(ring) = self.shared.reader.take() else { return };
-        reader.ring = Some(RingInput { ring, polling: Polling::new(self.shared.may_poll) });
+        let polling = Polling::new(self.shared.may_poll);
+        reader.ring = Some(Box::new(RingInput { ring, polling }));
         if self.core.is_plugin() {
             // The host has it, so it needs to be found no more.
             self.shared.descriptor = None;

@@ -68,14 +68,16 @@ impl Link {
         let mut stands_in = false;
         if !busy {
             let wait_for_input = wait_for_input && state.core.failure().is_none();
-            if let (true, Some(key)) = (wait_for_input, self.key.get()) {
+            if let (true, false, Some(key)) = (wait_for_input, state.armed, self.key.get()) {
                 let is_quiet = state.reader.as_ref().is_none_or(Reader::begin_to_wait);
                 state.armed = is_quiet && watcher::arm(*key, Source::Input, &self.input).is_ok();
                 // Where it cannot wait for one more pipe, it looks with each tick.
                 stands_in = !state.armed;
             }
-            busy = stands_in;
+            busy = stands_in || state.keeps_memory();
             state.ticking = busy;
+        } else {
+            state.quiet_ticks = 0;
         }
         if help > 0 {
             stands_in |= !self.promote(state, help);

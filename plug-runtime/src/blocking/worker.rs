@@ -306,8 +306,11 @@ impl Link {
         let current = dispatch.begin(worker.call.take(), request.method, start, peer);
         state.running.insert(call, current.clone());
         state.workers.begin_running();
+        let mut buffer = std::mem::take(&mut worker.buffer);
+        if buffer.capacity() == 0 {
+            buffer = state.core.take_spare();
+        }
         drop(state);
-        let buffer = std::mem::take(&mut worker.buffer);
         let outcome = dispatch.run(request, messages, &current, buffer, self.decode_limit());
         state = self.lock();
         state.workers.end_running();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::link::{Link, State, Writer};
 use super::reading::impossible;
 use super::watcher::{self, Report, Source};
+use crate::protocol;
 use crate::sys::pipe::{self, Wait, Written};
 use crate::sys::ring::{Impossible, RingWriter};
 
@@ -143,7 +144,7 @@ impl Link {
         while let Some(output) = &writer.output {
             // Another thread may have agreed on it during the last write, when this one had the role.
             if let Some(ring) = state.shared.take_output() {
-                writer.ring = Some(ring);
+                writer.ring = Some(Box::new(ring));
             }
             if state.core.is_output_void() {
                 // What is left begins a call that was reported as not sent.
@@ -153,11 +154,7 @@ impl Link {
             if writer.written == writer.buffer.len() {
                 writer.written = 0;
                 writer.buffer.clear();
-                // A buffer that a long message has grown is not kept for ever.
                 if !state.core.has_output() {
-                    if writer.buffer.capacity() > KEPT_BUFFER {
-                        writer.buffer = Vec::new();
-                    }
                     break;
                 }
                 state.core.poll_output(&mut writer.buffer);
@@ -171,7 +168,7 @@ impl Link {
             }
             writes -= 1;
             let rest = &writer.buffer[writer.written..];
-            let mut put = match &mut writer.ring {
+            let mut put = match writer.ring.as_deref_mut() {
                 Some((ring, from)) if *from <= state.core.sent() => {
                     Put::Ring { ring, bell: output }
                 }
@@ -228,10 +225,29 @@ impl Link {
 }
 
 impl State {
+    /// Whether a connection that is idle keeps memory for the next long message, to be asked with each tick. After a tenth of a
+    /// second it does not.
+    pub(super) fn keeps_memory(&mut self) -> bool {
+        let keeps = self.core.keeps_memory()
+            || self.writer.as_ref().is_some_and(|writer| protocol::is_large(&writer.buffer));
+        if !keeps {
+            return false;
+        }
+        self.quiet_ticks += 1;
+        if self.quiet_ticks < KEPT_FOR {
+            return true;
+        }
+        self.core.release();
+        if let Some(writer) = self.writer.as_mut().filter(|writer| writer.buffer.is_empty()) {
+            writer.buffer = Vec::new();
+        }
+        false
+    }
+
     /// Tells the other side that there is room, if it waits for that. Not while this side has something to write into the
     /// pipe: the bell could stand in the middle of a frame.
     fn ring_bell(&mut self, writer: &Writer) {
-        let has_moved = writer.ring.as_ref().is_some_and(|(_, from)| *from <= self.core.sent());
+        let has_moved = writer.ring.as_ref().is_some_and(|ring| ring.1 <= self.core.sent());
         if has_moved && std::mem::take(&mut self.owes_bell) {
             // If it is full, there are bells enough in it; if it is broken, nobody is there to hear.
             let _ = writer.output.as_ref().map(pipe::ring);
@@ -245,11 +261,11 @@ fn wait_briefly<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexG
     waited.unwrap_or_else(PoisonError::into_inner).0
 }
 
+/// For how many ticks of 2 ms.
+const KEPT_FOR: u32 = 50;
+
 /// How much may be written while the lock is held: it takes about as long as taking the lock.
 const WRITTEN_UNDER_LOCK: usize = 4 << 10;
-
-/// The largest write buffer that is kept while nothing is to be written.
-const KEPT_BUFFER: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -123,7 +123,7 @@ impl Connection {
                 self.outbox.push_with(&open, len, |out| request.encode_raw(out))
             }
             Some(request) => {
-                let message = encode_long(request, len)?;
+                let message = encode_long(request, len, self.pool.take())?;
                 let flags = flag::HALF_CLOSE;
                 let last = Frame { kind: kind::MESSAGE, call, flags, ..Frame::default() };
                 self.push_long(open, last, message);
@@ -322,6 +322,11 @@ impl Connection {
     }
 
     // ---- calls of the other side
+
+    /// Memory to encode a response into, if there is some from a long one before.
+    pub(crate) fn take_spare(&mut self) -> Vec<u8> {
+        self.pool.take()
+    }
 
     /// Answers a call of the other side. An answer that is too late is dropped. Returns the buffer of a response
     /// that was copied out of it, empty, to be used for the next one.
@@ -537,9 +542,8 @@ impl Connection {
     }
 }
 
-/// Encodes a message of any length.
-fn encode_long(message: &impl Message, len: usize) -> Result<Bytes> {
-    let mut encoded = Vec::new();
+/// Encodes a message of any length into memory that has nothing in it.
+fn encode_long(message: &impl Message, len: usize, mut encoded: Vec<u8>) -> Result<Bytes> {
     if !memory::reserve(&mut encoded, len) {
         return Err(memory::none_for("the request", len as u64));
     }

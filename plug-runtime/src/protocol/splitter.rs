@@ -1,7 +1,7 @@
 //! Cuts what arrives into the preamble and frames, however it was cut on the way.
 
 use super::frame::{Varint, read_varint};
-use super::{MAX_FRAME, Side, memory};
+use super::{MAX_FRAME, Side, is_large, memory};
 use crate::error::{Code, Error, ErrorKind, Result};
 
 /// Finds frames in a sequence of reads, and keeps what is incomplete until the rest arrives.
@@ -50,12 +50,19 @@ impl Splitter {
         append(&mut whole, bytes)?;
         let used = self.split(&whole, &mut handle)?;
         whole.drain(..used);
-        // A buffer that a large frame has grown is not kept for ever.
-        if whole.is_empty() && whole.capacity() > KEPT {
-            whole = Vec::new();
-        }
         self.partial = whole;
         Ok(())
+    }
+
+    /// Gives back the memory that a large frame has taken, if there is none at the moment.
+    pub(super) fn release(&mut self) {
+        if self.partial.is_empty() {
+            self.partial = Vec::new();
+        }
+    }
+
+    pub(super) fn keeps_memory(&self) -> bool {
+        is_large(&self.partial)
     }
 
     /// Returns how many bytes were used.
@@ -139,9 +146,6 @@ fn quoted(bytes: &[u8]) -> String {
 
 /// How much of what is not a preamble is quoted.
 const QUOTED: usize = 64;
-
-/// The largest buffer that is kept between frames.
-const KEPT: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
