@@ -83,3 +83,38 @@ const OFF_AT_MOST: Duration = Duration::from_secs(10);
 
 /// The most waits in a row that sleep at once, after looks in vain.
 const SKIP_AT_MOST: u32 = 1023;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of so many waits look at all, for what never comes.
+    fn looks(polling: &mut Polling, waits: usize) -> usize {
+        let mut looks = 0;
+        for _ in 0..waits {
+            let mut has_looked = false;
+            let found = polling.poll(|| {
+                has_looked = true;
+                false
+            });
+            assert!(!found);
+            looks += usize::from(has_looked);
+        }
+        looks
+    }
+
+    #[test]
+    fn who_looks_in_vain_looks_less_and_less() {
+        let mut polling = Polling::new(true);
+        assert_eq!(looks(&mut polling, 1), 1);
+        // After 1, 3, 7 and 15 that did not.
+        assert_eq!(looks(&mut polling, 2 + 4 + 8 + 16), 4);
+        let skipped = looks(&mut polling, 100_000);
+        assert!((90..120).contains(&skipped), "{skipped} of 100,000");
+    }
+
+    #[test]
+    fn who_is_not_to_look_does_not() {
+        assert_eq!(looks(&mut Polling::new(false), 100), 0);
+    }
+}

@@ -69,14 +69,6 @@ impl Link {
         if is_readable { self.interrupt.read(&self.input, buffer) } else { Ok(None) }
     }
 
-    /// Gives the role of writing back. This thread may soon be busy with what it reads: then the watcher goes on.
-    fn leave_writer(self: &Arc<Self>, writer: Option<Writer>) {
-        let mut state = self.lock();
-        state.writer = writer;
-        state.workers.note_unsent();
-        self.keep_ticking(&mut state);
-    }
-
     /// The same for bytes in memory: what comes by the pipe are bells.
     fn wait_and_read_ring(
         self: &Arc<Self>,
@@ -95,6 +87,14 @@ impl Link {
             self.leave_writer(writer);
         }
         take_from(ring, bells, buffer)
+    }
+
+    /// Gives the role of writing back. This thread may soon be busy with what it reads: then the watcher goes on.
+    fn leave_writer(self: &Arc<Self>, writer: Option<Writer>) {
+        let mut state = self.lock();
+        state.writer = writer;
+        state.workers.note_unsent();
+        self.keep_ticking(&mut state);
     }
 
     /// Takes what is there, without waiting: for the watcher, which must never wait.

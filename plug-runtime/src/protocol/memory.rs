@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::is_large;
 use crate::error::{Error, ErrorKind};
 
 /// Makes room for so many bytes more. Says whether there is memory for them.
@@ -70,7 +71,7 @@ impl Pool {
     fn keep(&self, mut memory: Vec<u8>) {
         memory.clear();
         let mut kept = self.lock();
-        if memory.capacity() <= KEPT_AT_MOST && kept.len() < KEPT {
+        if is_large(&memory) && memory.capacity() <= KEPT_AT_MOST && kept.len() < KEPT {
             kept.push(memory);
         }
     }
@@ -123,5 +124,45 @@ pub(super) mod refuse {
         let done = act();
         LARGEST.set(before);
         done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_comes_back_once_nobody_has_the_message_any_more() {
+        let pool = Pool::default();
+        let message = pool.lend(vec![7; 300_000]);
+        let part = message.slice(10..20);
+        drop(message);
+        assert!(pool.is_empty(), "a part of it is there");
+        assert_eq!(part, vec![7; 10]);
+        drop(part);
+        let again = pool.take();
+        assert!(again.is_empty() && again.capacity() >= 300_000);
+        assert!(pool.is_empty());
+
+        let mut sent = Bytes::from(vec![7; 300_000]);
+        let other = sent.split_to(100_000);
+        pool.reclaim(sent.clone());
+        assert!(pool.is_empty(), "somebody has another part");
+        drop(other);
+        pool.reclaim(sent);
+        assert!(pool.take().capacity() >= 200_000);
+    }
+
+    #[test]
+    fn little_is_kept() {
+        let pool = Pool::default();
+        drop(pool.lend(vec![7; 1000]));
+        drop(pool.lend(vec![7; KEPT_AT_MOST + 1]));
+        assert!(pool.is_empty(), "too small to matter, and too large");
+        let messages = [(); 10].map(|()| pool.lend(vec![7; 100_000]));
+        drop(messages);
+        assert_eq!(pool.lock().len(), KEPT);
+        pool.release();
+        assert!(pool.is_empty());
     }
 }
