@@ -135,6 +135,15 @@ pub(super) struct Reader {
     pub(super) ring: Option<Box<RingInput>>,
 }
 
+impl Reader {
+    /// Makes room for more at a time, if so many bytes have filled the buffer.
+    pub(super) fn grow_after(&mut self, len: usize) {
+        if len == self.buffer.len() && len < READ_BUFFER {
+            self.buffer = vec![0; READ_BUFFER].into_boxed_slice();
+        }
+    }
+}
+
 /// The role of writing, and what was taken from the core to be written.
 pub(super) struct Writer {
     /// `None` once closed.
@@ -168,7 +177,7 @@ impl Link {
             state: Mutex::new(State {
                 core,
                 reader: Some(Reader {
-                    buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+                    buffer: vec![0; FIRST_READ_BUFFER].into_boxed_slice(),
                     ring: None,
                 }),
                 leading: None,
@@ -574,5 +583,8 @@ pub(super) fn cancelled(delivery: Delivery) -> Error {
 /// The first ticket: more than any connection has calls.
 const TICKETS: u64 = 1 << 63;
 
-/// How much one read takes at most: as much as a pipe holds.
+/// How much one read takes at most: as much as a pipe holds, ...
 const READ_BUFFER: usize = 64 << 10;
+
+/// ... but not before a read has filled this. A host has one of these for each plugin, and most are idle.
+const FIRST_READ_BUFFER: usize = 4 << 10;

@@ -186,6 +186,7 @@ impl Link {
                 }
                 state.core.handle_bytes(&reader.buffer[..len]);
                 state.move_input(reader);
+                reader.grow_after(len);
             }
         }
         self.settle(state, reader);
