@@ -1,6 +1,6 @@
 //! A host in a process of its own: for what happens when a host ends, and for counting what it has.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process;
@@ -86,13 +86,17 @@ fn main() -> plug::Result<()> {
             rustix::process::setsid().map_err(io::Error::from)?;
             let terminal = std::fs::File::options().read(true).write(true).open(terminal)?;
             let mut host = process::Command::new(std::env::current_exe()?);
-            let mut host = host.args(["answered", plugin, go]).process_group(0).spawn()?;
+            host.args(["answered", plugin, go]).process_group(0).stdin(process::Stdio::piped());
+            let mut host = host.spawn()?;
             let group = Pid::from_child(&host);
             rustix::termios::tcsetpgrp(terminal, group).map_err(io::Error::from)?;
+            // Not before does it say that it is there: what is pressed then must reach it.
+            drop(host.stdin.take());
             process::exit(host.wait()?.code().unwrap_or(1))
         }
-        // Has a call under way until there is a file.
+        // Has a call under way until there is a file, once its input ends.
         ["answered", plugin, go] => {
+            io::stdin().read_to_end(&mut Vec::new())?;
             let probe = load_probe(plugin)?;
             let call = std::thread::spawn({
                 let (probe, act) = (probe.clone(), format!("await {go}"));
