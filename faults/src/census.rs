@@ -1,6 +1,6 @@
-//! What a process has: descriptors, threads, children, memory; and which processes carry a marker.
+//! What a process has: descriptors, threads, children, memory, and what of it is shared; and which processes carry a marker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::{fs, io};
 
 /// What may be left of a plugin in its host.
@@ -12,6 +12,8 @@ pub struct Census {
     pub threads: Vec<String>,
     /// All processes whose parent is this one, zombies included, and what they are: `name (state)`.
     pub children: BTreeMap<u32, String>,
+    /// Memory that is shared with a plugin, by its inode.
+    pub shared: BTreeSet<String>,
 }
 
 impl Census {
@@ -30,7 +32,7 @@ impl Census {
             .filter(|name| name.starts_with("plug-"))
             .collect();
         threads.sort();
-        Ok(Census { fds: fds.collect(), threads, children: children()? })
+        Ok(Census { fds: fds.collect(), threads, children: children()?, shared: shared()? })
     }
 
     /// What is here beyond what was there before. Of a descriptor, the number counts: what it refers to may be another
@@ -45,13 +47,29 @@ impl Census {
             }
         }
         let own = |(&number, what): (&u32, &String)| (number, what.clone());
-        Census { fds: fds.map(own).collect(), threads, children: children.map(own).collect() }
+        Census {
+            fds: fds.map(own).collect(),
+            threads,
+            children: children.map(own).collect(),
+            shared: self.shared.difference(&before.shared).cloned().collect(),
+        }
     }
 
     /// How many of the children are zombies.
     pub fn zombies(&self) -> usize {
         self.children.values().filter(|child| child.ends_with("(Z)")).count()
     }
+}
+
+/// The memory that this process shares with plugins, by its inode.
+///
+/// # Errors
+///
+/// Without `/proc`.
+pub fn shared() -> io::Result<BTreeSet<String>> {
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let shared = maps.lines().filter(|line| line.contains("/memfd:plug "));
+    Ok(shared.filter_map(|line| line.split_whitespace().nth(4).map(str::to_owned)).collect())
 }
 
 /// The children of this process, zombies included, and what they are.

@@ -169,6 +169,16 @@ impl Evil {
                 let none = Rlimit { current: Some(0), maximum: Some(0) };
                 setrlimit(Resource::Nproc, none).map_err(io::Error::from)?;
             }
+            // As many as there are.
+            "no-more-files" => {
+                let first = first_free_descriptor()?;
+                let limit = Rlimit { current: Some(first), maximum: Some(first) };
+                setrlimit(Resource::Nofile, limit).map_err(io::Error::from)?;
+            }
+            "no-large-files" => {
+                let limit = Rlimit { current: Some(4 << 10), maximum: Some(4 << 10) };
+                setrlimit(Resource::Fsize, limit).map_err(io::Error::from)?;
+            }
             "running" => said = self.gate().running.to_string(),
             "meet" => {
                 let wanted = number()?;
@@ -401,3 +411,9 @@ fn overflow(depth: u64) -> u64 {
 
 /// How long a handler hangs: longer than any test waits, shorter than for ever.
 pub const HANG: Duration = Duration::from_secs(100);
+
+/// The lowest number that no descriptor has, as the next one would.
+fn first_free_descriptor() -> io::Result<u64> {
+    use std::os::fd::AsRawFd as _;
+    Ok(fs::File::open("/dev/null")?.as_raw_fd().unsigned_abs().into())
+}

@@ -5,6 +5,7 @@ pub mod census;
 pub mod chaos;
 pub mod evil;
 pub mod flow;
+pub mod memory;
 pub mod raw;
 pub mod wire;
 

@@ -1,5 +1,7 @@
 //! A plugin without the runtime, that breaks the protocol.
 
+mod sharing;
+
 use std::fs::File;
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
@@ -290,6 +292,7 @@ pub fn play(way: &str, args: &[String]) -> io::Result<()> {
             raw.write(&[last.bytes(), echo(&next)].concat())?;
             raw.serve()
         }
+        "sharing" => sharing::play(raw, args),
         other => panic!("there is no way {other:?} to go wrong"),
     }
 }
@@ -387,16 +390,7 @@ fn garble(to: File, from: usize) -> io::Result<File> {
             at += good;
             let _ = to.write_all(&buffer[..good]);
             if at == from {
-                // SplitMix64.
-                let mut state = from as u64;
-                let random = std::iter::repeat_with(|| {
-                    state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                    let mut bits = state;
-                    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-                    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-                    (bits ^ (bits >> 31)).to_le_bytes()
-                });
-                let random: Vec<u8> = random.take(8 << 10).flatten().collect();
+                let random: Vec<u8> = random(from as u64).take(8 << 10).flatten().collect();
                 let _ = to.write_all(&random);
                 if from % 2 == 0 {
                     exit(0);
@@ -406,6 +400,17 @@ fn garble(to: File, from: usize) -> io::Result<File> {
         }
     });
     Ok(writer.into())
+}
+
+/// Words that look like chance: SplitMix64.
+fn random(mut state: u64) -> impl Iterator<Item = [u8; 8]> {
+    std::iter::repeat_with(move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = state;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (bits ^ (bits >> 31)).to_le_bytes()
+    })
 }
 
 /// A reply in as few frames as it can have.

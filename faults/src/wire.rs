@@ -29,6 +29,10 @@ pub const CANCEL: u32 = 5;
 pub const CREDIT: u32 = 6;
 /// Wants no more calls.
 pub const GOODBYE: u32 = 9;
+/// Asks for memory, offers it or declines it.
+pub const MEMORY: u32 = 11;
+/// The last frame in a pipe.
+pub const SWITCH: u32 = 12;
 /// A kind that receivers ignore.
 pub const IGNORED: u32 = 77;
 
@@ -93,6 +97,33 @@ pub struct Hello {
     /// How much of all streams together.
     #[prost(uint64, tag = "12")]
     pub connection_window: u64,
+}
+
+/// What a host asks for.
+#[derive(Clone, PartialEq, Message)]
+#[prost(prost_path = "::plug::prost")]
+pub struct MemoryRequest {
+    /// How many bytes each direction should hold.
+    #[prost(uint32, tag = "1")]
+    pub capacity: u32,
+    /// Whether the plugin may look for bytes before it sleeps.
+    #[prost(bool, tag = "2")]
+    pub may_poll: bool,
+}
+
+/// Where a plugin has memory.
+#[derive(Clone, PartialEq, Message)]
+#[prost(prost_path = "::plug::prost")]
+pub struct MemoryOffer {
+    /// The number of its descriptor.
+    #[prost(uint32, tag = "1")]
+    pub descriptor: u32,
+    /// How many bytes each direction holds.
+    #[prost(uint32, tag = "2")]
+    pub capacity: u32,
+    /// What stands in it.
+    #[prost(fixed64, tag = "3")]
+    pub mark: u64,
 }
 
 /// A service in a hello.
@@ -160,6 +191,16 @@ impl Hello {
 }
 
 impl Frame {
+    /// Offers memory, or asks for it.
+    pub fn memory(what: &impl Message) -> Frame {
+        Frame { kind: MEMORY, payload: what.encode_to_vec(), ..Frame::default() }
+    }
+
+    /// Of a kind, with nothing in it.
+    pub fn of_kind(kind: u32) -> Frame {
+        Frame { kind, ..Frame::default() }
+    }
+
     /// A call with a request that is already encoded.
     pub fn open(call: u64, method: u32, request: &impl Message) -> Frame {
         let payload = request.encode_to_vec();

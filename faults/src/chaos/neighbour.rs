@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use plug::{Command, Proxy as _};
+use plug::{Command, Proxy as _, SharedMemory};
 
 use super::histogram::Histogram;
 use super::{ID, WorkProxy, load_work};
@@ -40,7 +40,9 @@ impl Neighbour {
     /// If that is not possible.
     pub fn start(plugin: &Path) -> Result<Neighbour, String> {
         // It has too many calls to note them.
-        let work = load_work(Command::new(plugin).arg("/dev/null"));
+        // At once, so that the memory is there when what there is with it alone is counted.
+        let command = Command::new(plugin).arg("/dev/null").shared_memory(SharedMemory::AtOnce);
+        let work = load_work(command);
         let work = work.map_err(|error| format!("the neighbour cannot be loaded: {error:?}"))?;
         let pid = work.peer().pid().ok_or("the neighbour has no process")?;
         let seen = Seen { small: Histogram::default(), last: Instant::now(), wrong: None };

@@ -7,6 +7,7 @@
 //! - descriptors: all of the process;
 //! - threads: those that the runtime makes, by their names, since the test harness has threads that come
 //!   and go. The watcher stays, and so does the one for log records, where there is one;
+//! - memory that is shared with plugins: what is mapped;
 //! - children: all processes whose parent is this one, zombies included;
 //! - calls: all that a test does on another thread with [`start`], which returns once for each.
 

@@ -22,9 +22,12 @@ mod limits;
 mod logs;
 mod pressure;
 mod process;
+#[cfg_attr(plug_portable, allow(dead_code, reason = "nothing is shared there"))]
 mod raw_host;
 mod restart;
 mod schema;
+#[cfg(not(plug_portable))]
+mod sharing;
 mod stdio;
 mod streams;
 mod table;

@@ -13,7 +13,7 @@ use super::writing::Flushed;
 use crate::error::{self, Error};
 use crate::sys::bell::Bell;
 use crate::sys::pipe::{self, Wait};
-use crate::sys::ring::{Impossible, RingReader};
+use crate::sys::ring::Impossible;
 
 impl Link {
     /// Sends what is queued, then takes what arrives next, waiting for it as long as the patience lasts. Returns once
@@ -77,7 +77,7 @@ impl Link {
         patience: &Patience<'_>,
         buffer: &mut [u8],
     ) -> io::Result<Option<usize>> {
-        let RingInput { ring, polling } = input;
+        let RingInput { ring, polling, .. } = &mut *input;
         let is_there = ring.has_bytes() || polling.poll(|| ring.has_bytes());
         let mut bells = Ok(None);
         if !is_there && ring.begin_to_wait() {
@@ -86,7 +86,7 @@ impl Link {
         } else if writer.is_some() {
             self.leave_writer(writer);
         }
-        take_from(ring, bells, buffer)
+        take_from(input, bells, buffer)
     }
 
     /// Gives the role of writing back. This thread may soon be busy with what it reads: then the watcher goes on.
@@ -107,7 +107,7 @@ impl Link {
         let read = if is_readable { pipe::read(&self.input, buffer).map(Some) } else { Ok(None) };
         match &mut reader.ring {
             None => read,
-            Some(input) => take_from(&mut input.ring, read, &mut reader.buffer),
+            Some(input) => take_from(input, read, &mut reader.buffer),
         }
     }
 
@@ -152,14 +152,14 @@ impl Link {
         reader: &mut Reader,
         read: io::Result<Option<usize>>,
     ) {
+        if let Some(input) = &mut reader.ring {
+            state.core.handle_idle_bells(std::mem::take(&mut input.bells_in_vain));
+        }
         match read {
             Ok(None) => {}
             Ok(Some(len)) if state.severed && len > 0 => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == ErrorKind::InvalidData => {
-                state.input_ended = true;
-                state.core.close(&impossible());
-            }
+            Err(error) if error.kind() == ErrorKind::InvalidData => state.core.close(&impossible()),
             Err(error) if !self.child => {
                 state.input_ended = true;
                 let message = "what the other side says cannot be read any more";
@@ -240,14 +240,17 @@ impl Link {
 
 /// Takes bytes from memory, after a look into the pipe, whose end comes behind them.
 fn take_from(
-    ring: &mut RingReader,
+    input: &mut RingInput,
     bells: io::Result<Option<usize>>,
     buffer: &mut [u8],
 ) -> io::Result<Option<usize>> {
-    match ring.read(buffer) {
+    match input.ring.read(buffer) {
         Ok(0) => match bells? {
             Some(0) => Ok(Some(0)),
-            _ => Ok(None),
+            count => {
+                input.bells_in_vain += count.unwrap_or(0);
+                Ok(None)
+            }
         },
         Ok(len) => Ok(Some(len)),
         Err(Impossible) => Err(ErrorKind::InvalidData.into()),

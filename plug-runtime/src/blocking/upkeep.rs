@@ -59,6 +59,7 @@ impl Link {
             state = self.flush_or_leave_some(state);
         }
         state.workers.next_tick();
+        self.look_at_output(&mut state);
         let is_deaf = self.rouse_reader(&mut state);
         let mut busy = state.active
             || (state.workers.is_busy() && wait_for_input && is_plugin)

@@ -30,21 +30,31 @@ enum Put<'a> {
     Ring { ring: &'a mut RingWriter, bell: &'a OwnedFd },
 }
 
+/// What a go at writing came to.
+struct Went {
+    written: Written,
+    /// Whether nobody will ever read what is written from now on.
+    is_broken: bool,
+}
+
 impl Put<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<Written, Impossible> {
+    fn write(&mut self, bytes: &[u8]) -> Result<Went, Impossible> {
         match self {
             Put::Pipe { pipe, most } => {
                 let len = usize::try_from(*most).unwrap_or(usize::MAX).min(bytes.len());
-                Ok(pipe::write(pipe, &bytes[..len]))
+                let written = pipe::write(pipe, &bytes[..len]);
+                Ok(Went { written, is_broken: written == Written::Broken })
             }
             Put::Ring { ring, bell } => loop {
                 let written = ring.write(bytes)?;
                 if written > 0 {
                     let is_broken = ring.must_wake() && pipe::ring(bell) == Written::Broken;
-                    return Ok(if is_broken { Written::Broken } else { Written::Bytes(written) });
+                    // Another thread of the other side may have read them before the last one ended.
+                    let taken = if is_broken { ring.taken_of_last(written) } else { written };
+                    return Ok(Went { written: Written::Bytes(taken), is_broken });
                 }
                 if ring.begin_to_wait()? {
-                    return Ok(Written::Full);
+                    return Ok(Went { written: Written::Full, is_broken: false });
                 }
             },
         }
@@ -77,7 +87,8 @@ impl Link {
             let flushed;
             (state, flushed) = self.flush(state, usize::MAX);
             if flushed == Flushed::NoRoom {
-                // Nobody may be reading any more, and hear the bell.
+                // Nobody may be reading any more here, and hear the bell; or nobody may be there to ring it.
+                self.look_at_output(&mut state);
                 state = wait_briefly(&self.work, state);
                 continue;
             }
@@ -187,24 +198,28 @@ impl Link {
                 state.core.handle_writing(0);
                 result
             };
-            match result {
-                Ok(Written::Bytes(bytes)) => {
+            let Ok(Went { written, is_broken }) = result else {
+                self.close_output(&mut writer);
+                state.core.close(&impossible());
+                // This thread may not be one that tells the others, and who reads may wait for ever.
+                self.keep_ticking(&mut state);
+                break;
+            };
+            match written {
+                Written::Bytes(bytes) => {
                     writer.written += bytes;
                     state.core.handle_written(bytes);
                 }
-                Ok(Written::Full) => {
+                Written::Full => {
                     flushed = put.full();
                     break;
                 }
-                Ok(Written::Broken) => {
-                    self.close_output(&mut writer);
-                    if self.child {
-                        self.report(Report::OutputEnded);
-                    }
-                }
-                Err(Impossible) => {
-                    self.close_output(&mut writer);
-                    state.core.close(&impossible());
+                Written::Broken => {}
+            }
+            if is_broken {
+                self.close_output(&mut writer);
+                if self.child {
+                    self.report(Report::OutputEnded);
                 }
             }
         }
@@ -214,6 +229,18 @@ impl Link {
         }
         state.writer = Some(writer);
         (state, flushed)
+    }
+
+    /// Notices that nobody is left to read, where bytes go to memory, which does not tell.
+    pub(super) fn look_at_output(&self, state: &mut State) {
+        let Some(mut writer) = state.writer.take_if(|writer| writer.ring.is_some()) else { return };
+        if writer.output.as_ref().is_some_and(pipe::is_broken) {
+            self.close_output(&mut writer);
+            if self.child {
+                self.report(Report::OutputEnded);
+            }
+        }
+        state.writer = Some(writer);
     }
 
     pub(super) fn close_output(&self, writer: &mut Writer) {

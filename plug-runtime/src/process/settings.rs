@@ -46,7 +46,7 @@ pub enum SharedMemory {
     /// After 64 calls have ended: the first ones, and plugins that are hardly used, cost nothing for it.
     #[default]
     WhenUsed,
-    /// With the first call: it takes up half a megabyte as it is used.
+    /// With the first call: it takes up half a megabyte.
     AtOnce,
     /// Not at all.
     Never,

@@ -1,6 +1,7 @@
 //! The state machine of one side of one pipe pair.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::Side;
@@ -226,7 +227,13 @@ impl Connection {
         }
         let empty = Splitter::new(self.side.other());
         let mut splitter = std::mem::replace(&mut self.splitter, empty);
-        let result = splitter.feed(bytes, |frame| self.handle_frame(frame));
+        let had_switched = self.has_switched;
+        let result = splitter.feed(bytes, |frame| {
+            self.handle_frame(frame)?;
+            // What is behind a switch in the pipe is no frame: it is as if it had come with the next read.
+            let is_last = self.has_switched != had_switched;
+            Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
         self.splitter = splitter;
         if let Err(error) = result {
             self.fail(error);
@@ -451,7 +458,7 @@ impl Connection {
     }
 
     /// Closes with an error in what arrived, and says where that was.
-    fn fail(&mut self, error: Error) {
+    pub(super) fn fail(&mut self, error: Error) {
         let error = if error.kind() == ErrorKind::Protocol {
             let message = format!(
                 "broke the protocol: {} (at byte {} of what it sent)",

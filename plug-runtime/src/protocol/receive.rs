@@ -70,7 +70,12 @@ impl Connection {
     /// Counts a frame that does nothing, and that nobody has paid for: a flood of them ends the connection. Of what
     /// comes late for a call, only the heads count: it may be long.
     pub(super) fn count_idle(&mut self, bytes: usize) -> Result<()> {
-        self.idle_bytes += bytes as u64 + 1;
+        self.count_idle_bytes(bytes as u64 + 1)
+    }
+
+    /// The same of bytes, whatever they are.
+    pub(super) fn count_idle_bytes(&mut self, bytes: u64) -> Result<()> {
+        self.idle_bytes += bytes;
         if self.idle_bytes > MAX_IDLE {
             return Err(broken(&format!(
                 "a flood of frames that do nothing: more than {MAX_IDLE} bytes of them in a second"

@@ -110,6 +110,16 @@ impl Connection {
         self.has_switched
     }
 
+    /// Notes that this side was woken so many times by the other, and nothing had come: a flood of that ends the
+    /// connection. A few are due, where this side waits for room.
+    pub(crate) fn handle_idle_bells(&mut self, count: usize) {
+        if self.failure.is_none() {
+            if let Err(error) = self.count_idle_bytes(count as u64) {
+                self.fail(error);
+            }
+        }
+    }
+
     /// How many bytes the operating system, or the memory, has taken in all.
     pub(crate) fn sent(&self) -> u64 {
         self.outbox.sent()

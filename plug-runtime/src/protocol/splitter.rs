@@ -1,5 +1,7 @@
 //! Cuts what arrives into the preamble and frames, however it was cut on the way.
 
+use std::ops::ControlFlow;
+
 use super::frame::{Varint, read_varint};
 use super::{MAX_FRAME, Side, is_large, memory};
 use crate::error::{Code, Error, ErrorKind, Result};
@@ -36,11 +38,11 @@ impl Splitter {
     }
 
     /// Takes the next bytes of the stream, and calls `handle` for every frame that is now complete.
-    /// Stops at the first error.
+    /// Stops at the first error; what is behind a frame that breaks off is dropped.
     pub(super) fn feed(
         &mut self,
         bytes: &[u8],
-        mut handle: impl FnMut(&[u8]) -> Result<()>,
+        mut handle: impl FnMut(&[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         if self.partial.is_empty() {
             let used = self.split(bytes, &mut handle)?;
@@ -69,7 +71,7 @@ impl Splitter {
     fn split(
         &mut self,
         bytes: &[u8],
-        handle: &mut impl FnMut(&[u8]) -> Result<()>,
+        handle: &mut impl FnMut(&[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<usize> {
         let mut used = 0;
         if let Some(side) = self.preamble_of {
@@ -92,9 +94,12 @@ impl Splitter {
                 _ => return Err(self.too_large(&len.to_string())),
             };
             let Some(frame) = rest.get(prefix..prefix + len) else { return Ok(used) };
-            handle(frame)?;
+            let flow = handle(frame)?;
             used += prefix + len;
             self.offset += (prefix + len) as u64;
+            if flow.is_break() {
+                return Ok(bytes.len());
+            }
         }
     }
 
@@ -155,7 +160,7 @@ mod tests {
         let mut frames = Vec::new();
         splitter.feed(bytes, |frame| {
             frames.push(frame.to_vec());
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         Ok(frames)
     }

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 /// The features that a hello lists for this.
 pub(crate) const FEATURES: &[&str] = system::FEATURES;
 
-/// Memory that is mapped into this process, and maybe into another one. It takes up a page once that is used.
+/// Memory that is mapped into this process, and maybe into another one.
 ///
 /// Whatever is read from it may have been written by that other process, at any moment.
 #[derive(Debug)]
@@ -80,8 +80,12 @@ mod system {
     use std::io;
     use std::os::fd::{AsRawFd as _, OwnedFd};
     use std::ptr::{self, NonNull};
+    use std::sync::OnceLock;
 
-    use rustix::fs::{self, FileType, MemfdFlags, Mode, OFlags, SealFlags};
+    use rustix::fs::{
+        self, AtFlags, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags, Statx,
+        StatxFlags,
+    };
     use rustix::io::Errno;
     use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
     use rustix::process::{Resource, getrlimit};
@@ -100,7 +104,10 @@ mod system {
             return Err(Errno::FBIG.into());
         }
         let memory = create()?;
-        fs::ftruncate(&memory, len as u64)?;
+        // Memory that is not there when somebody touches it first is a SIGBUS, where the system keeps account of what it
+        // has promised (`vm.overcommit_memory=2`); and where a group of processes may have no more, one of them is killed.
+        seam::step(Call::Memory)?;
+        fs::fallocate(&memory, FallocateFlags::empty(), 0, len as u64)?;
         seam::step(Call::Memory)?;
         fs::fcntl_add_seals(&memory, SEALS | SealFlags::SEAL)?;
         let mapped = map(&memory, len)?;
@@ -123,11 +130,11 @@ mod system {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         seam::step(Call::Proc)?;
         let place = fs::open(format!("/proc/{pid}/fd/{fd}"), flags, Mode::empty())?;
-        let stat = fs::fstat(&place)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        let stat = status(&place)?;
+        if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile {
             return found("no file");
         }
-        if fs::fstatfs(&place)?.f_type != TMPFS {
+        if device(&stat) != device_of_memory()? {
             return found("a file outside of memory");
         }
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
@@ -145,6 +152,28 @@ mod system {
         map(&memory, len)
     }
 
+    /// What the system knows of a file without asking who keeps it: a server that does not answer, or the other process
+    /// that plays a file system. This thread would wait for that, and others for this thread.
+    fn status(file: &OwnedFd) -> io::Result<Statx> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        seam::step(Call::Memory)?;
+        Ok(fs::statx(file, "", flags, StatxFlags::TYPE)?)
+    }
+
+    fn device(stat: &Statx) -> (u32, u32) {
+        (stat.stx_dev_major, stat.stx_dev_minor)
+    }
+
+    /// Where all memory is that has no name: there is one such place for all processes.
+    fn device_of_memory() -> io::Result<(u32, u32)> {
+        static DEVICE: OnceLock<(u32, u32)> = OnceLock::new();
+        if let Some(device) = DEVICE.get() {
+            return Ok(*device);
+        }
+        let device = device(&status(&create()?)?);
+        Ok(*DEVICE.get_or_init(|| device))
+    }
+
     fn map(memory: &OwnedFd, len: usize) -> io::Result<SharedMemory> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         seam::step(Call::Memory)?;
@@ -160,9 +189,6 @@ mod system {
         let unmapped = unsafe { munmap(start.as_ptr().cast(), len) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
-
-    /// What `statfs` says of memory: `TMPFS_MAGIC`.
-    const TMPFS: fs::FsWord = 0x0102_1994;
 
     #[cfg(test)]
     mod tests {
@@ -195,6 +221,13 @@ mod system {
             drop((fd, own));
             // SAFETY: it is mapped still.
             assert_eq!(unsafe { theirs.start().read_volatile() }, 7);
+        }
+
+        /// Who touched it when there is none left would get SIGBUS.
+        #[test]
+        fn all_of_it_is_there_from_the_start() {
+            let (fd, _own) = new(LEN).unwrap();
+            assert_eq!(fs::fstat(&fd).unwrap().st_blocks * 512, LEN as i64);
         }
 
         #[test]

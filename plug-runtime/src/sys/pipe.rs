@@ -86,6 +86,13 @@ pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?)
 }
 
+/// Whether nobody can read any more what is written here.
+pub(crate) fn is_broken(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::OUT)];
+    let polled = poll(&mut fds, Some(Instant::now()));
+    polled.is_ok() && fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+}
+
 /// How many bytes can be read without waiting.
 pub(crate) fn readable_bytes(fd: impl AsFd) -> usize {
     let readable = seam::step(Call::Readable).and_then(|()| rustix::io::ioctl_fionread(fd));

@@ -182,6 +182,14 @@ impl RingWriter {
         self.ring.marks().reader_waits.0.swap(0, Ordering::AcqRel) != 0
     }
 
+    /// How many of the last `len` bytes that were written the reader has taken, as far as it says: at most that many, if
+    /// it says what cannot be.
+    pub(crate) fn taken_of_last(&self, len: usize) -> usize {
+        let read = self.ring.marks().read.0.load(Ordering::Acquire);
+        let left = self.position.wrapping_sub(read);
+        if left > self.ring.capacity { len } else { len.saturating_sub(left as usize) }
+    }
+
     /// Says that this side waits for room, unless there is some by now. Then the reader wakes this side once there is.
     pub(crate) fn begin_to_wait(&mut self) -> Result<bool, Impossible> {
         let waits = &self.ring.marks().writer_waits.0;
@@ -227,6 +235,12 @@ impl RingReader {
     pub(crate) fn must_wake(&self) -> bool {
         let is_roomy = self.held() <= self.ring.capacity as usize / 2;
         is_roomy && self.ring.marks().writer_waits.0.swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// Claims to have read up to a position, as a hostile process may.
+    #[cfg(all(test, target_os = "linux", feature = "shm", not(plug_portable)))]
+    pub(crate) fn claim_to_have_read(&self, position: u32) {
+        self.ring.marks().read.0.store(position, Ordering::Release);
     }
 
     /// The most that it holds.
@@ -357,6 +371,22 @@ mod tests {
             reader.end_waiting();
             writer.write(&[1]).unwrap();
             assert!(!writer.must_wake());
+        }
+
+        #[test]
+        fn a_writer_learns_how_much_of_its_last_bytes_was_taken() {
+            let [(_, mut writer), (mut reader, _)] = both(8);
+            writer.write(&[1; 3]).unwrap();
+            writer.write(&[2; 4]).unwrap();
+            assert_eq!(writer.taken_of_last(4), 0);
+            reader.read(&mut [0; 2]).unwrap();
+            assert_eq!(writer.taken_of_last(4), 0, "those were others");
+            reader.read(&mut [0; 3]).unwrap();
+            assert_eq!(writer.taken_of_last(4), 2);
+            reader.read(&mut [0; 8]).unwrap();
+            assert_eq!(writer.taken_of_last(4), 4);
+            reader.ring.marks().read.0.store(100, Ordering::Relaxed);
+            assert_eq!(writer.taken_of_last(4), 4, "it may have taken them");
         }
 
         #[test]

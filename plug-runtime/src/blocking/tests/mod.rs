@@ -4,6 +4,8 @@ mod drops;
 mod nested;
 mod pumps;
 mod roles;
+#[cfg(all(target_os = "linux", feature = "shm", not(plug_portable)))]
+mod sharing;
 mod unwinding;
 
 use std::os::fd::OwnedFd;

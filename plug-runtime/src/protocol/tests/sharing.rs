@@ -2,6 +2,7 @@
 
 use super::super::{MemoryOffer, MemoryRequest};
 use super::*;
+use crate::protocol::receive::MAX_IDLE;
 
 fn hello() -> Hello {
     Hello::new(String::new(), String::new()).with_features(&["shm"])
@@ -111,6 +112,58 @@ fn x11_what_was_not_agreed_on_ends_the_connection() {
     twice.host.ask_for_memory(&REQUEST);
     pass(&mut twice.host, &mut twice.plugin);
     twice.plugin.offer_memory(Some(&OFFER));
-    twice.plugin.handle_bytes(&bytes(&[switch, switch]));
+    twice.plugin.handle_bytes(&bytes(&[switch]));
+    twice.plugin.handle_bytes(&bytes(&[switch]));
     assert_eq!(twice.plugin.failure().map(Error::kind), Some(ErrorKind::Protocol), "two switches");
+}
+
+/// A host that has switched, and what its plugin says then: a switch.
+fn switched() -> (Connection, Vec<u8>) {
+    let Pair { mut host, mut plugin, .. } = pair();
+    host.ask_for_memory(&REQUEST);
+    pass(&mut host, &mut plugin);
+    plugin.offer_memory(Some(&OFFER));
+    pass(&mut plugin, &mut host);
+    host.switch();
+    pass(&mut host, &mut plugin);
+    plugin.switch();
+    let said = output(&mut plugin);
+    (host, said)
+}
+
+/// Whether they come with the same read, or with the next, which nobody hands to the core.
+#[test]
+fn x11_what_stands_in_the_pipe_behind_a_switch_is_no_frame() {
+    for behind in [&[0; 100][..], b"Hello\n", &[0xff; 10], &[3]] {
+        let (mut host, said) = switched();
+        host.handle_bytes(&[&said, behind].concat());
+        assert!(
+            host.has_switched() && host.failure().is_none(),
+            "{behind:?}: {:?}",
+            host.failure()
+        );
+        assert!(!host.is_truncated(), "{behind:?}");
+        // Also where the switch itself came in pieces.
+        let (mut host, said) = switched();
+        let (first, rest) = said.split_at(1);
+        host.handle_bytes(first);
+        host.handle_bytes(&[rest, behind].concat());
+        assert!(
+            host.has_switched() && host.failure().is_none(),
+            "{behind:?}: {:?}",
+            host.failure()
+        );
+        assert!(!host.is_truncated(), "{behind:?}");
+    }
+}
+
+#[test]
+fn f16_x11_who_is_woken_for_nothing_again_and_again_ends_the_connection() {
+    let (mut host, said) = switched();
+    host.handle_bytes(&said);
+    host.handle_idle_bells(MAX_IDLE as usize);
+    assert!(host.failure().is_none());
+    host.handle_idle_bells(1);
+    assert_eq!(host.failure().map(Error::kind), Some(ErrorKind::Protocol));
+    assert!(host.failure().unwrap().message().contains("a flood"), "{:?}", host.failure());
 }
