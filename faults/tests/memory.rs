@@ -64,17 +64,20 @@ fn load() -> FlowProxy {
 
 /// Has every large allocation of a call fail in turn. `is_expected` is how the call may fail alone.
 fn fail_each(call: impl Fn(&FlowProxy) -> plug::Result<()>, is_expected: impl Fn(&Error) -> bool) {
-    let mut flow = load();
     // What is read once, and kept.
-    call(&flow).unwrap();
-    let (mut alone, mut ended) = (0, 0);
+    call(&load()).unwrap();
+    let (mut alone, mut ended, mut spared) = (0, 0, 0);
     for nth in 1.. {
         assert!(nth < 10_000, "there is no end of large allocations");
+        // One that has carried a long message has memory for the next.
+        let mut flow = load();
         UNTIL.store(nth, Ordering::Relaxed);
         let outcome = call(&flow);
         let is_through = UNTIL.swap(0, Ordering::Relaxed) > 0;
         match outcome {
-            Ok(()) => assert!(is_through, "the allocation {nth} has failed, and the call has not"),
+            Ok(()) if is_through => {}
+            // The larger buffer for reading, which it can do without.
+            Ok(()) => spared += 1,
             Err(error) => {
                 assert!(error.message().contains("no memory left"), "{nth}: {error:?}");
                 assert_eq!(error.code(), Code::ResourceExhausted, "{nth}: {error:?}");
@@ -89,8 +92,11 @@ fn fail_each(call: impl Fn(&FlowProxy) -> plug::Result<()>, is_expected: impl Fn
         }
         call(&flow).unwrap_or_else(|error| panic!("the call after {nth}: {error:?}"));
         if is_through {
-            println!("{alone} calls have failed alone, {ended} with their connection");
+            println!(
+                "{alone} calls have failed alone, {ended} with their connection, {spared} not"
+            );
             assert!(alone > 0 && ended > 0, "{alone} alone, {ended} with their connection");
+            assert!(spared <= 1, "{spared} allocations have failed, and the calls have not");
             return;
         }
     }

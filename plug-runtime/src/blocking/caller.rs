@@ -188,7 +188,9 @@ impl Link {
             }
             opening.deadline = outbound.deadline.map(|deadline| (deadline, now));
         }
+        let unwinding = Unwinding(self);
         let call = state.core.open(&opening, request)?;
+        drop(unwinding);
         patience.begin(call);
         if cfg!(feature = "tracing") && self.log.get().is_some() {
             state.spans.insert(call, outbound.span.clone());
@@ -481,6 +483,18 @@ impl Link {
         // It may have begun a stream.
         state = self.hire(state);
         self.flush_or_leave(state)
+    }
+}
+
+/// Has the watcher look at a connection when this thread unwinds in the middle of a change to it: encoding runs code of
+/// users. Others may all be asleep, and the first who takes the lock finds what has happened.
+struct Unwinding<'a>(&'a Arc<Link>);
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            watcher::tick(self.0);
+        }
     }
 }
 

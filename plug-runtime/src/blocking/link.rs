@@ -36,7 +36,7 @@ use crate::error::{Code, Delivery, Error, ErrorKind, Result};
 use crate::log::{self, CallSpan, Source};
 use crate::offer::Offers;
 use crate::peer::WeakPeer;
-use crate::protocol::{Answer, ById, Connection, Event, Request};
+use crate::protocol::{Answer, ById, Connection, Event, Request, reserve};
 use crate::sys::bell::Bell;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::pipe;
@@ -138,8 +138,11 @@ pub(super) struct Reader {
 impl Reader {
     /// Makes room for more at a time, if so many bytes have filled the buffer.
     pub(super) fn grow_after(&mut self, len: usize) {
-        if len == self.buffer.len() && len < READ_BUFFER {
-            self.buffer = vec![0; READ_BUFFER].into_boxed_slice();
+        let mut buffer = Vec::new();
+        // Where there is no memory for it, what there is does as well.
+        if len == self.buffer.len() && len < READ_BUFFER && reserve(&mut buffer, READ_BUFFER) {
+            buffer.extend(std::iter::repeat_n(0, READ_BUFFER));
+            self.buffer = buffer.into_boxed_slice();
         }
     }
 }
