@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::FRAGMENT;
 use super::event::Request;
 use super::flow::Inflow;
-use super::memory::{self, Pool};
+use super::memory;
 use super::outbox::SentAt;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -212,7 +212,6 @@ impl Assembly {
         total: u64,
         is_last: bool,
         limit: u64,
-        pool: &Pool,
     ) -> Result<Added> {
         if is_last && total == 0 && self.total == 0 && fragment.len() <= FRAGMENT {
             // The usual case, which is held against nothing but the limit.
@@ -250,12 +249,7 @@ impl Assembly {
             return Ok(Added::alone(fragment));
         }
         let stored = match &mut self.arrived {
-            Arrived::Bytes(bytes) => {
-                if before == 0 {
-                    *bytes = pool.take();
-                }
-                store(bytes, fragment)
-            }
+            Arrived::Bytes(bytes) => store(bytes, fragment),
             Arrived::Lost(_) => false,
         };
         if !stored {
@@ -265,7 +259,7 @@ impl Assembly {
             return Ok(Added::Part);
         }
         Ok(match std::mem::take(&mut self.arrived) {
-            Arrived::Bytes(bytes) => Added::Whole(pool.lend(bytes)),
+            Arrived::Bytes(bytes) => Added::Whole(Bytes::from(bytes)),
             Arrived::Lost(len) => Added::Lost(len),
         })
     }
@@ -335,42 +329,24 @@ mod tests {
     fn fragments_make_a_message() {
         let mut assembly = Assembly::default();
         let whole = |text: &'static str| Added::Whole(text.into());
-        assert_eq!(assembly.add(b"ab", 5, false, 10, &Pool::default()).unwrap(), Added::Part);
+        assert_eq!(assembly.add(b"ab", 5, false, 10).unwrap(), Added::Part);
         assert!(assembly.has_begun());
-        assert_eq!(assembly.add(b"c", 0, false, 10, &Pool::default()).unwrap(), Added::Part);
-        assert_eq!(assembly.add(b"de", 0, true, 10, &Pool::default()).unwrap(), whole("abcde"));
-        assert_eq!(Assembly::default().add(b"", 0, true, 10, &Pool::default()).unwrap(), whole(""));
-        assert_eq!(
-            Assembly::default().add(b"x", 1, true, 10, &Pool::default()).unwrap(),
-            whole("x")
-        );
+        assert_eq!(assembly.add(b"c", 0, false, 10).unwrap(), Added::Part);
+        assert_eq!(assembly.add(b"de", 0, true, 10).unwrap(), whole("abcde"));
+        assert_eq!(Assembly::default().add(b"", 0, true, 10).unwrap(), whole(""));
+        assert_eq!(Assembly::default().add(b"x", 1, true, 10).unwrap(), whole("x"));
     }
 
     #[test]
     fn totals_are_kept() {
-        assert!(
-            Assembly::default().add(b"ab", 1, false, 10, &Pool::default()).is_err(),
-            "more than the total"
-        );
-        assert!(
-            Assembly::default().add(b"a", 2, true, 10, &Pool::default()).is_err(),
-            "less than the total"
-        );
-        assert!(Assembly::default().add(b"a", 0, false, 10, &Pool::default()).is_err(), "no total");
-        assert!(
-            Assembly::default().add(b"", 0, false, 10, &Pool::default()).is_err(),
-            "no total and no bytes"
-        );
-        assert!(
-            Assembly::default().add(b"a", 11, false, 10, &Pool::default()).is_err(),
-            "over the limit"
-        );
-        assert!(
-            Assembly::default().add(b"abc", 0, true, 2, &Pool::default()).is_err(),
-            "over the limit at once"
-        );
+        assert!(Assembly::default().add(b"ab", 1, false, 10).is_err(), "more than the total");
+        assert!(Assembly::default().add(b"a", 2, true, 10).is_err(), "less than the total");
+        assert!(Assembly::default().add(b"a", 0, false, 10).is_err(), "no total");
+        assert!(Assembly::default().add(b"", 0, false, 10).is_err(), "no total and no bytes");
+        assert!(Assembly::default().add(b"a", 11, false, 10).is_err(), "over the limit");
+        assert!(Assembly::default().add(b"abc", 0, true, 2).is_err(), "over the limit at once");
         let mut assembly = Assembly::default();
-        assembly.add(b"a", 3, false, 10, &Pool::default()).unwrap();
-        assert!(assembly.add(b"b", 3, false, 10, &Pool::default()).is_err(), "a second total");
+        assembly.add(b"a", 3, false, 10).unwrap();
+        assert!(assembly.add(b"b", 3, false, 10).is_err(), "a second total");
     }
 }

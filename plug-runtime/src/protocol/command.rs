@@ -123,7 +123,7 @@ impl Connection {
                 self.outbox.push_with(&open, len, |out| request.encode_raw(out))
             }
             Some(request) => {
-                let message = encode_long(request, len, self.pool.take())?;
+                let message = encode_long(request, len, std::mem::take(&mut self.outbox.spare))?;
                 let flags = flag::HALF_CLOSE;
                 let last = Frame { kind: kind::MESSAGE, call, flags, ..Frame::default() };
                 self.push_long(open, last, message);
@@ -325,7 +325,7 @@ impl Connection {
 
     /// Memory to encode a response into, if there is some from a long one before.
     pub(crate) fn take_spare(&mut self) -> Vec<u8> {
-        self.pool.take()
+        std::mem::take(&mut self.outbox.spare)
     }
 
     /// Answers a call of the other side. An answer that is too late is dropped. Returns the buffer of a response

@@ -9,7 +9,6 @@ use super::call::{ById, Made, Phase, Served};
 use super::event::Event;
 use super::flow::{Budget, Window};
 use super::hello::{Features, Hello};
-use super::memory::Pool;
 use super::outbox::{Outbox, Progress};
 use super::sharing::Sharing;
 use super::splitter::Splitter;
@@ -68,8 +67,6 @@ pub(crate) struct Connection {
     /// reads holds on to it.
     pub(super) budget: Budget,
     pub(super) stream_budget: Budget,
-    /// Memory for long messages.
-    pub(super) pool: Pool,
     /// How far the sides have come in sharing memory.
     pub(super) sharing: Sharing,
     /// Whether what the other side sends is in that memory.
@@ -116,7 +113,6 @@ impl Connection {
             draining: 0,
             budget: Budget::new(REASSEMBLY),
             stream_budget: Budget::new(REASSEMBLY),
-            pool: Pool::default(),
             sharing: Sharing::No,
             has_switched: false,
             idle_bytes: 0,
@@ -125,7 +121,6 @@ impl Connection {
             failure: None,
             is_output_void: false,
         };
-        connection.outbox.set_pool(connection.pool.clone());
         if side == Side::Host {
             connection.accept();
         }
@@ -350,14 +345,13 @@ impl Connection {
     /// Whether memory is kept for the next long message. It makes long messages that follow each other faster: fresh
     /// pages for each of them take longer than copying.
     pub(crate) fn keeps_memory(&self) -> bool {
-        self.splitter.keeps_memory() || self.outbox.keeps_memory() || !self.pool.is_empty()
+        self.splitter.keeps_memory() || self.outbox.keeps_memory()
     }
 
     /// Gives that back.
     pub(crate) fn release(&mut self) {
         self.splitter.release();
         self.outbox.release();
-        self.pool.release();
     }
 
     /// Whether [`poll_room`](Self::poll_room) has something.

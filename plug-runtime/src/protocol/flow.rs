@@ -7,7 +7,6 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::call::{Added, Assembly, broken};
-use super::memory::Pool;
 use super::{FRAGMENT, FRAME_COST};
 use crate::error::Result;
 
@@ -187,7 +186,6 @@ impl Inflow {
         total: u64,
         is_last: bool,
         limit: u64,
-        pool: &Pool,
     ) -> Result<Arrived> {
         if self.has_ended {
             return Err(broken("a message after the end of its stream"));
@@ -203,7 +201,7 @@ impl Inflow {
         }
         let begins = !self.message.has_begun();
         self.cost += cost;
-        let added = self.message.add(payload, total, is_last, limit, pool)?;
+        let added = self.message.add(payload, total, is_last, limit)?;
         let is_alone = begins && matches!(added, Added::Whole(_));
         if !is_alone {
             // Nothing of it can be consumed before it is whole. If it were held against what all calls together may
@@ -412,11 +410,11 @@ mod tests {
     #[test]
     fn a_message_of_several_frames_is_admitted_whole() {
         let mut inflow = Inflow::new(100);
-        let arrived = inflow.add(&[0; 20], 300, false, 1000, &Pool::default()).unwrap();
+        let arrived = inflow.add(&[0; 20], 300, false, 1000).unwrap();
         assert_eq!((arrived.wants, arrived.passed), (Some(300), 20 + FRAME_COST));
         let granted = inflow.admit().unwrap();
         assert!(granted >= 20 + 280 + 2 * FRAME_COST);
-        let arrived = inflow.add(&[0; 280], 0, true, 1000, &Pool::default()).unwrap();
+        let arrived = inflow.add(&[0; 280], 0, true, 1000).unwrap();
         assert_eq!(arrived.passed, 280 + FRAME_COST);
         let (message, cost) = arrived.message.unwrap();
         assert_eq!((message.len(), cost.connection, cost.budget), (300, 0, 300));

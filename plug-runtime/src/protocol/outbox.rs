@@ -7,7 +7,7 @@ use bytes::{Buf as _, Bytes};
 use super::call::ById;
 use super::flow::Allowance;
 use super::frame::{Frame, Varint, flag, kind, read_varint};
-use super::memory::Pool;
+use super::memory::reclaim;
 use super::{FRAGMENT, FRAME_COST, is_large};
 use crate::error::Result;
 
@@ -36,8 +36,8 @@ pub(super) struct Outbox {
     writing: u64,
     /// Where the ends of calls of the other side are that have not been taken, and of which calls they are.
     ends: VecDeque<(u64, u64)>,
-    /// Where the memory of long messages goes that are no stream's.
-    pool: Pool,
+    /// The memory of the last long message that was no stream's, for the next one.
+    pub(super) spare: Vec<u8>,
     /// Where the frames are that were made void and have not been taken.
     voids: BTreeSet<u64>,
 }
@@ -120,7 +120,7 @@ impl Default for Outbox {
             written: 0,
             writing: 0,
             ends: VecDeque::new(),
-            pool: Pool::default(),
+            spare: Vec::new(),
             voids: BTreeSet::new(),
         }
     }
@@ -386,20 +386,16 @@ impl Outbox {
 
     // ---- output
 
-    /// Sets where the memory of long messages goes.
-    pub(super) fn set_pool(&mut self, pool: Pool) {
-        self.pool = pool;
-    }
-
     /// Gives back the memory that large frames have taken, if there are none at the moment.
     pub(super) fn release(&mut self) {
+        self.spare = Vec::new();
         if self.ready.is_empty() {
             self.ready = Vec::new();
         }
     }
 
     pub(super) fn keeps_memory(&self) -> bool {
-        is_large(&self.ready)
+        is_large(&self.ready) || is_large(&self.spare)
     }
 
     /// Drops all that was not taken yet.
@@ -478,7 +474,7 @@ impl Outbox {
             }
         } else if is_last && !is_stream {
             self.forget(call);
-            self.pool.reclaim(fragment);
+            self.spare = reclaim(fragment);
             progress(Progress::Finished(call, at));
         } else {
             self.place(call).map(progress);

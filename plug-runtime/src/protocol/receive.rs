@@ -177,7 +177,7 @@ impl Connection {
         let limit = self.own.message_limit();
         let is_last = frame.flags & flag::LAST != 0;
         let mut lost = None;
-        let phase = match message.add(frame.payload, frame.total, is_last, limit, &self.pool)? {
+        let phase = match message.add(frame.payload, frame.total, is_last, limit)? {
             Added::Whole(message) => {
                 request.message = message;
                 self.events.push_back(Event::Request(request));
@@ -250,7 +250,7 @@ impl Connection {
             return Err(ungranted(call));
         }
         let is_last = frame.flags & flag::LAST != 0;
-        match message.add(frame.payload, frame.total, is_last, limit, &self.pool)? {
+        match message.add(frame.payload, frame.total, is_last, limit)? {
             Added::Whole(message) => {
                 request.message = message;
                 let request = std::mem::take(request);
@@ -337,8 +337,7 @@ impl Connection {
             return Err(ungranted(call));
         }
         let is_last = frame.flags & flag::LAST != 0;
-        if made.response.add(frame.payload, frame.total, is_last, limit, &self.pool)? != Added::Part
-        {
+        if made.response.add(frame.payload, frame.total, is_last, limit)? != Added::Part {
             return Err(broken("a response that ends before its call"));
         }
         if frame.total != 0 {
@@ -378,7 +377,7 @@ impl Connection {
             Ok(Bytes::new())
         } else if is_last {
             // On an error the call is still there, to be failed with all others.
-            match made.response.add(frame.payload, frame.total, true, limit, &self.pool)? {
+            match made.response.add(frame.payload, frame.total, true, limit)? {
                 Added::Whole(message) => Ok(message),
                 Added::Part => Ok(Bytes::new()),
                 Added::Lost(len) => {

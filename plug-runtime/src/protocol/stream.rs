@@ -46,15 +46,9 @@ impl Connection {
             // It would be granted again and again what such fragments of an admitted message cost.
             self.count_idle(HEAD)?;
         }
-        // Not by `inflow`, which would borrow the pool as well.
-        let inflow = if self.side.is_caller_of(call) {
-            self.made.get_mut(call).and_then(|made| made.responses.as_deref_mut())
-        } else {
-            self.served.get_mut(call).and_then(|served| served.requests.as_deref_mut())
-        };
-        let Some(inflow) = inflow else { return Err(unknown_call(call)) };
+        let Some(inflow) = self.inflow(call) else { return Err(unknown_call(call)) };
         let Arrived { passed, message, lost, wants, grant } =
-            inflow.add(frame.payload, frame.total, is_last, limit, &self.pool)?;
+            inflow.add(frame.payload, frame.total, is_last, limit)?;
         self.pass(passed);
         if let Some(grant) = grant {
             self.grant(call, grant);
