@@ -217,10 +217,7 @@ impl Link {
                 Written::Broken => {}
             }
             if is_broken {
-                self.close_output(&mut writer);
-                if self.child {
-                    self.report(Report::OutputEnded);
-                }
+                self.give_up_output(&mut writer);
             }
         }
         state.ring_bell(&writer);
@@ -235,12 +232,17 @@ impl Link {
     pub(super) fn look_at_output(&self, state: &mut State) {
         let Some(mut writer) = state.writer.take_if(|writer| writer.ring.is_some()) else { return };
         if writer.output.as_ref().is_some_and(pipe::is_broken) {
-            self.close_output(&mut writer);
-            if self.child {
-                self.report(Report::OutputEnded);
-            }
+            self.give_up_output(&mut writer);
         }
         state.writer = Some(writer);
+    }
+
+    /// Closes an output that nobody reads any more: a child that closes its input should end.
+    fn give_up_output(&self, writer: &mut Writer) {
+        self.close_output(writer);
+        if self.child {
+            self.report(Report::OutputEnded);
+        }
     }
 
     pub(super) fn close_output(&self, writer: &mut Writer) {
