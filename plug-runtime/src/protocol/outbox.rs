@@ -1,15 +1,14 @@
 //! What waits to be sent: small frames at once, long messages and streams in turns.
 
-use std::collections::{BTreeSet, VecDeque};
+mod turns;
 
-use bytes::{Buf as _, Bytes};
+use std::collections::{BTreeSet, VecDeque};
 
 use super::call::ById;
 use super::flow::Allowance;
-use super::frame::{Frame, Varint, flag, kind, read_varint};
-use super::memory::reclaim;
-use super::{FRAGMENT, FRAME_COST, is_large};
-use crate::error::Result;
+use super::frame::{Frame, Varint, kind, read_varint};
+use super::is_large;
+use turns::{Flow, Place};
 
 /// The queue between the state machine and the writer.
 #[derive(Debug)]
@@ -40,53 +39,6 @@ pub(super) struct Outbox {
     pub(super) spare: Vec<u8>,
     /// Where the frames are that were made void and have not been taken.
     voids: BTreeSet<u64>,
-}
-
-/// What a call has to send that is not `ready`.
-#[derive(Debug)]
-struct Flow {
-    messages: VecDeque<Bytes>,
-    /// Whether the first fragment of the first message has gone.
-    has_begun: bool,
-    /// Whether there is a frame of the call behind its first.
-    is_followed: bool,
-    /// What the stream may send; `None` for a message that is no stream.
-    allowance: Option<Allowance>,
-    /// The longest message of a stream that is sent in one frame.
-    in_one: u64,
-    /// How much must be granted before the rest of a message goes that is no stream: its length, or 0.
-    needs: u64,
-    /// The kind and flags of the frame with the last fragment of a message.
-    last_kind: u32,
-    last_flags: u32,
-    /// The frame that ends the stream, once all messages have gone, and whether it ends the call as well.
-    end: Option<Vec<u8>>,
-    ends_call: bool,
-    place: Place,
-    /// Whether its sender waits for room.
-    is_awaited: bool,
-}
-
-impl Flow {
-    /// What the next frame of a stream costs at least. A message that fits into one frame is sent in one.
-    fn next_cost(&self) -> u64 {
-        match self.messages.front() {
-            Some(message) if !self.has_begun && message.len() as u64 <= self.in_one => {
-                message.len() as u64 + FRAME_COST
-            }
-            _ => FRAME_COST,
-        }
-    }
-}
-
-/// In which queue a flow is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// In none: it has nothing to send, or its own allowance is used up.
-    Nowhere,
-    Turns,
-    Starved,
-    Congested,
 }
 
 /// The end of a request in the stream of bytes that are sent.
@@ -215,175 +167,6 @@ impl Outbox {
         self.voids.len()
     }
 
-    // ---- long messages and streams
-
-    /// Sets what all streams together may send at first.
-    pub(super) fn set_allowance(&mut self, limit: u64) {
-        self.allowance = Allowance::new(limit);
-    }
-
-    /// Queues a message that is not sent in one frame. `first` is the frame with its first fragment, of at most
-    /// `first_len` bytes; `last` is the frame that carries its last. With `needs_grant`, the rest waits for the
-    /// other side's leave.
-    pub(super) fn push_long(
-        &mut self,
-        first: Frame<'_>,
-        first_len: usize,
-        last: Frame<'_>,
-        mut message: Bytes,
-        needs_grant: bool,
-    ) {
-        let total = message.len() as u64;
-        let fragment = message.split_to(first_len);
-        debug_assert!(!message.is_empty(), "one frame would do");
-        self.push(&Frame { total, payload: &fragment, ..first });
-        let flow = Flow {
-            messages: VecDeque::from([message]),
-            has_begun: true,
-            is_followed: false,
-            allowance: None,
-            in_one: 0,
-            needs: if needs_grant { total } else { 0 },
-            last_kind: last.kind,
-            last_flags: last.flags | flag::LAST,
-            end: None,
-            ends_call: false,
-            place: Place::Nowhere,
-            is_awaited: false,
-        };
-        self.flows.insert(last.call, flow);
-        self.place(last.call);
-    }
-
-    /// Begins a stream with a window.
-    pub(super) fn begin_stream(&mut self, call: u64, window: u64) {
-        let flow = Flow {
-            messages: VecDeque::new(),
-            has_begun: false,
-            is_followed: false,
-            allowance: Some(Allowance::new(window)),
-            in_one: (window / 2).saturating_sub(FRAME_COST).min(FRAGMENT as u64),
-            needs: 0,
-            last_kind: kind::MESSAGE,
-            last_flags: flag::LAST,
-            end: None,
-            ends_call: false,
-            place: Place::Nowhere,
-            is_awaited: false,
-        };
-        self.flows.insert(call, flow);
-    }
-
-    /// Queues a message of a stream. Says whether the stream takes another one now; if not, a
-    /// [`Progress::Room`] follows.
-    pub(super) fn send(&mut self, call: u64, message: &[u8]) -> bool {
-        let is_congested = self.is_congested();
-        let Some(flow) = self.flows.get_mut(call).filter(|flow| flow.end.is_none()) else {
-            return true;
-        };
-        let Some(allowance) = &mut flow.allowance else { return true };
-        let cost = message.len() as u64 + FRAME_COST;
-        if flow.messages.is_empty()
-            && !is_congested
-            && message.len() <= FRAGMENT
-            && allowance.covers(cost)
-            && self.allowance.covers(cost)
-        {
-            allowance.spend(cost);
-            self.allowance.spend(cost);
-            flow.is_followed = true;
-            self.push(&Frame {
-                kind: kind::MESSAGE,
-                call,
-                flags: flag::LAST,
-                payload: message,
-                ..Frame::default()
-            });
-        } else {
-            flow.messages.push_back(Bytes::copy_from_slice(message));
-        }
-        if let Some(flow) = self.flows.get_mut(call) {
-            flow.is_awaited = true;
-        }
-        let room = self.place(call);
-        debug_assert!(matches!(room, None | Some(Progress::Room(_))));
-        room.is_some()
-    }
-
-    /// Ends a stream with a frame, once its messages have gone; at once if they were dropped.
-    pub(super) fn end_stream(&mut self, call: u64, end: &Frame<'_>) {
-        let Some(flow) = self.flows.get_mut(call).filter(|flow| !flow.messages.is_empty()) else {
-            self.forget(call);
-            self.push(end);
-            return;
-        };
-        let mut frame = Vec::new();
-        end.encode_head(end.payload.len(), &mut frame);
-        frame.extend_from_slice(end.payload);
-        flow.end = Some(frame);
-        flow.ends_call = end.kind == kind::END;
-        flow.is_awaited = false;
-    }
-
-    /// Whether a call has something to send, or is a stream that has not ended.
-    pub(super) fn has_flow(&self, call: u64) -> bool {
-        self.flows.contains(call)
-    }
-
-    /// Whether a call is a stream that has not ended for the other side.
-    pub(super) fn has_stream(&self, call: u64) -> bool {
-        self.flows.get(call).is_some_and(|flow| flow.allowance.is_some())
-    }
-
-    /// Whether a call has something to send, and nothing of that was made into frames behind its first.
-    pub(super) fn is_untouched(&self, call: u64) -> bool {
-        self.flows.get(call).is_some_and(|flow| !flow.is_followed)
-    }
-
-    /// Drops what is left of a call's messages. Their receiver is told by another frame, or not there.
-    pub(super) fn forget(&mut self, call: u64) {
-        let Some(flow) = self.flows.remove(call) else { return };
-        let queue = match flow.place {
-            Place::Nowhere => return,
-            Place::Turns => &mut self.turns,
-            Place::Starved => &mut self.starved,
-            Place::Congested => &mut self.congested,
-        };
-        queue.retain(|&waiting| waiting != call);
-    }
-
-    /// Takes a grant for one call. Says whether its sender can go on.
-    pub(super) fn grant(&mut self, call: u64, limit: u64) -> Result<Option<Progress>> {
-        let Some(flow) = self.flows.get_mut(call) else { return Ok(None) };
-        match &mut flow.allowance {
-            Some(allowance) => {
-                if !allowance.raise(limit)? {
-                    return Ok(None);
-                }
-            }
-            None if limit >= flow.needs => flow.needs = 0,
-            None => return Ok(None),
-        }
-        Ok(self.place(call))
-    }
-
-    /// Takes a grant for all calls together. Calls `progress` for each whose sender can go on.
-    pub(super) fn grant_all(
-        &mut self,
-        limit: u64,
-        mut progress: impl FnMut(Progress),
-    ) -> Result<()> {
-        if !self.allowance.raise(limit)? {
-            return Ok(());
-        }
-        for call in std::mem::take(&mut self.starved) {
-            if self.leave(call, Place::Starved) {
-                self.place(call).map(&mut progress);
-            }
-        }
-        Ok(())
-    }
-
     // ---- output
 
     /// Gives back the memory that large frames have taken, if there are none at the moment.
@@ -429,103 +212,6 @@ impl Outbox {
                 }
             }
         }
-    }
-
-    /// Sends the next fragment of a call that can.
-    fn take_turn(&mut self, call: u64, progress: &mut impl FnMut(Progress)) {
-        if !self.can_go(call) {
-            // Others have used it up.
-            self.place(call);
-            return;
-        }
-        let Some(flow) = self.flows.get_mut(call) else { return };
-        let Some(message) = flow.messages.front_mut() else { return };
-        flow.is_followed = true;
-        let mut most = FRAGMENT as u64;
-        if let Some(allowance) = &flow.allowance {
-            most = most.min(allowance.payload()).min(self.allowance.payload());
-        }
-        let total = message.len() as u64;
-        let fragment = message.split_to(total.min(most) as usize);
-        let is_last = !message.has_remaining();
-        let (kind, flags) =
-            if is_last { (flow.last_kind, flow.last_flags) } else { (kind::MESSAGE, 0) };
-        let total = if flow.has_begun || is_last { 0 } else { total };
-        flow.has_begun = !is_last;
-        let mut end = None;
-        let is_stream = flow.allowance.is_some();
-        if let Some(allowance) = &mut flow.allowance {
-            let cost = fragment.len() as u64 + FRAME_COST;
-            allowance.spend(cost);
-            self.allowance.spend(cost);
-        }
-        if is_last {
-            flow.messages.pop_front();
-            end = flow.end.take_if(|_| flow.messages.is_empty());
-        }
-        let flow_ends_call = flow.ends_call;
-        let at =
-            self.push(&Frame { kind, call, flags, total, payload: &fragment, ..Frame::default() });
-        if let Some(end) = end {
-            self.forget(call);
-            self.push_raw(&end);
-            if flow_ends_call {
-                self.ends.push_back((self.queued, call));
-            }
-        } else if is_last && !is_stream {
-            self.forget(call);
-            self.spare = reclaim(fragment);
-            progress(Progress::Finished(call, at));
-        } else {
-            self.place(call).map(progress);
-        }
-    }
-
-    // ---- whose turn it is
-
-    /// Whether so much is ready that streams and the rest of long messages wait.
-    pub(super) fn is_congested(&self) -> bool {
-        self.ready.len() >= READY_ENOUGH
-    }
-
-    /// Takes a flow out of a queue from which its call was popped. `false` if it is gone.
-    fn leave(&mut self, call: u64, from: Place) -> bool {
-        let Some(flow) = self.flows.get_mut(call).filter(|flow| flow.place == from) else {
-            return false;
-        };
-        flow.place = Place::Nowhere;
-        true
-    }
-
-    /// Puts a flow into the queue for what it waits for. Returns the progress if that is nothing.
-    fn place(&mut self, call: u64) -> Option<Progress> {
-        let is_congested = self.is_congested();
-        let flow = self.flows.get_mut(call)?;
-        if flow.place != Place::Nowhere {
-            return None;
-        }
-        let cost = flow.next_cost();
-        let may_send = match &flow.allowance {
-            Some(allowance) => allowance.covers(cost),
-            None => flow.needs == 0,
-        };
-        let has_messages = !flow.messages.is_empty();
-        if !may_send || !(has_messages || flow.is_awaited) {
-            return None;
-        }
-        let (place, queue) = if flow.allowance.is_some() && !self.allowance.covers(cost) {
-            (Place::Starved, &mut self.starved)
-        } else if has_messages {
-            (Place::Turns, &mut self.turns)
-        } else if is_congested {
-            (Place::Congested, &mut self.congested)
-        } else {
-            flow.is_awaited = false;
-            return Some(Progress::Room(call));
-        };
-        flow.place = place;
-        queue.push_back(call);
-        None
     }
 
     // ---- what was sent
@@ -590,7 +276,7 @@ impl Outbox {
     /// How many bytes wait here.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        let waiting = self.flows.values().flat_map(|flow| &flow.messages).map(Bytes::len);
+        let waiting = self.flows.values().flat_map(|flow| &flow.messages).map(bytes::Bytes::len);
         self.ready.len() + waiting.sum::<usize>()
     }
 }
