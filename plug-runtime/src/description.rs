@@ -1,21 +1,24 @@
 //! What a plugin is, without calling it: its services, their methods, types and comments.
 
-use std::collections::{BTreeSet, HashMap};
+mod encoded;
+mod service;
+
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 use prost_types::source_code_info::Location;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
-use crate::budget::{self, Undecodable};
-use crate::error::{Code, Error, ErrorKind, OneLine, Result};
-use crate::incoming::Incoming;
-use crate::offer::Offers;
+pub(crate) use self::encoded::{
+    Descriptors, EncodedDescription, NO_LIMIT, decode_descriptors, merged,
+};
+pub(crate) use self::service::{GET, SERVICE, is_built_in, offer};
+use crate::error::{Error, ErrorKind, OneLine, Result};
 use crate::peer::text_pairs;
 use crate::protocol::{Hello, MAX_FRAME, MethodInfo, ServiceInfo};
-use crate::service::{Method, MethodKind, Offered};
+use crate::service::MethodKind;
 
 /// What a plugin says about itself: see [`Command::describe`](crate::Command::describe) and
 /// [`Peer::description`](crate::Peer::description).
@@ -329,96 +332,7 @@ impl<'a> Index<'a> {
     }
 }
 
-/// Decodes the descriptors of a plugin, which take no more than `limit` bytes of memory.
-pub(crate) fn decode_descriptors(encoded: &[u8], limit: usize) -> Result<FileDescriptorSet> {
-    budget::decode_descriptors(encoded, limit).map_err(|error| match error {
-        Undecodable::TooLarge(_) => error.of_response("its description"),
-        Undecodable::Broken(error) => {
-            let message = format!("its descriptors cannot be decoded: {error}");
-            Error::of_kind(ErrorKind::Decode, message)
-        }
-    })
-}
-
-/// For descriptors that are part of this program.
-pub(crate) const NO_LIMIT: usize = usize::MAX;
-
 const NO_DESCRIPTION: &str = "what it printed is no description: is it a plugin, and does it print nothing before plug::run?";
-
-/// `Description` of `frame.proto`.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct EncodedDescription {
-    /// A `Hello`: encoded, so that it is not decoded where it is too long.
-    #[prost(bytes = "bytes", optional, tag = "1")]
-    pub(crate) hello: Option<Bytes>,
-    /// A `FileDescriptorSet`.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(crate) descriptors: Bytes,
-}
-
-/// `Descriptors` of `frame.proto`.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Descriptors {
-    /// A `FileDescriptorSet`.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(crate) descriptors: Bytes,
-}
-
-/// The service by which a plugin that runs gives its descriptors.
-pub(crate) const SERVICE: &str = "plug.Description";
-
-/// Its only method.
-pub(crate) const GET: &str = "Get";
-
-/// That service, for the descriptors of `services`.
-pub(crate) fn offer(services: &[Offered]) -> Offers {
-    const METHODS: &[Method] = &[Method::unary(GET).idempotent()];
-    let sets: Vec<_> = services.iter().map(|service| service.descriptors).collect();
-    let serve = move |_, call: Incoming<'_>| {
-        call.unary(|()| Ok(Descriptors { descriptors: merged(sets.iter().copied())? }))
-    };
-    let offered =
-        Offered { name: SERVICE, magic: "", version: 0, methods: METHODS, descriptors: b"" };
-    Offers { services: vec![offered], serve: Arc::new(serve) }
-}
-
-/// Whether a service is the runtime's own, and not shown.
-pub(crate) fn is_built_in(service: &str) -> bool {
-    service.starts_with("plug.")
-}
-
-/// One encoded `FileDescriptorSet` of several, each file once.
-///
-/// Files are not decoded: `prost_types` would lose the options that others have defined.
-pub(crate) fn merged<'a>(sets: impl IntoIterator<Item = &'a [u8]>) -> Result<Bytes> {
-    let broken =
-        |error| Error::new(Code::Internal, format!("a service has broken descriptors: {error}"));
-    let mut files = Vec::new();
-    let mut names = BTreeSet::new();
-    for set in sets {
-        for file in EncodedFiles::decode(set).map_err(broken)?.files {
-            let FileName { name } = FileName::decode(file.clone()).map_err(broken)?;
-            if names.insert(name) {
-                files.push(file);
-            }
-        }
-    }
-    Ok(EncodedFiles { files }.encode_to_vec().into())
-}
-
-/// A `FileDescriptorSet` whose files are left as they are.
-#[derive(Clone, PartialEq, Message)]
-struct EncodedFiles {
-    #[prost(bytes = "bytes", repeated, tag = "1")]
-    files: Vec<Bytes>,
-}
-
-/// What of a file is looked at.
-#[derive(Clone, PartialEq, Message)]
-struct FileName {
-    #[prost(string, tag = "1")]
-    name: String,
-}
 
 /// The number of `service` in `FileDescriptorProto`.
 const SERVICE_FIELD: i32 = 6;
@@ -434,7 +348,7 @@ mod tests {
     use crate::protocol::Pair;
 
     /// The encoded descriptors of some files.
-    fn set(sources: &[(&str, &str)]) -> Vec<u8> {
+    pub(super) fn set(sources: &[(&str, &str)]) -> Vec<u8> {
         let files = sources.iter().map(|(name, source)| {
             let file = protox::file::File::from_source(name, source).unwrap();
             file.file_descriptor_proto().clone()
@@ -545,22 +459,6 @@ mod tests {
         let method = &description.services()[0].methods()[0];
         assert_eq!((method.name(), method.request(), method.comments()), ("Get", "", ""));
         assert!(description.to_string().ends_with("\n  Get: unary\n"), "{description}");
-    }
-
-    #[test]
-    fn files_are_merged_by_name_and_left_as_they_are() {
-        let common = ("common.proto", "syntax = \"proto3\"; message A {}");
-        let mut first = set(&[common]);
-        // Another file: the name `z`, and a field with a number that is not in descriptors.
-        first.extend(b"\x0a\x06\x0a\x01z\xb8\x3e\x05");
-        let second = set(&[common, ("b.proto", "syntax = \"proto3\"; message B {}")]);
-        let both = merged([&first[..], &second[..]]).unwrap();
-        assert!(both.starts_with(&first), "what was there stays as it was");
-        let files = FileDescriptorSet::decode(both).unwrap().file;
-        let names: Vec<_> = files.iter().map(FileDescriptorProto::name).collect();
-        assert_eq!(names, ["common.proto", "z", "b.proto"]);
-        let error = merged([&b"\xff"[..]]).unwrap_err();
-        assert!(error.message().contains("broken descriptors"), "{error}");
     }
 
     #[test]
