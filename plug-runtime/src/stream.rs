@@ -43,7 +43,7 @@ pub struct Stream<T> {
 enum Source<T> {
     Iterator(Box<dyn Iterator<Item = Result<T>> + Send>),
     Channel(Receiver<T>),
-    Remote(Remote<T>),
+    Remote(Box<Remote<T>>),
 }
 
 /// What can be sent as a stream: a [`Stream`] itself, or anything that iterates over items.
@@ -106,7 +106,8 @@ impl<T: Send + 'static> Stream<T> {
 impl<T: Message + Default> Stream<T> {
     /// A stream of what arrives from the other side.
     pub(crate) fn remote(messages: Arriving, origin: Origin, budget: Budget) -> Stream<T> {
-        Stream { source: Some(Source::Remote(Remote::new(messages, origin, budget))) }
+        let remote = Remote::new(messages, origin, budget);
+        Stream { source: Some(Source::Remote(Box::new(remote))) }
     }
 }
 

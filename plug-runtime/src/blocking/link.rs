@@ -87,9 +87,9 @@ pub(super) struct State {
     /// Tickets of those that wait until they may make a call, in the order in which they came.
     pub(super) space: VecDeque<u64>,
     /// Streams that arrive, by call.
-    pub(super) inboxes: HashMap<u64, Inbox>,
+    pub(super) inboxes: ById<Inbox>,
     /// Streams that are sent, by call.
-    pub(super) pumps: HashMap<u64, Pump>,
+    pub(super) pumps: ById<Pump>,
     /// Calls of the other side whose handlers, or whose streams of responses, run.
     pub(super) running: ById<Arc<CallState>>,
     pub(super) workers: Workers,
@@ -189,8 +189,8 @@ impl Link {
                 waiters: BTreeMap::new(),
                 last_ticket: TICKETS,
                 space: VecDeque::new(),
-                inboxes: HashMap::new(),
-                pumps: HashMap::new(),
+                inboxes: ById::default(),
+                pumps: ById::default(),
                 running: ById::default(),
                 workers: Workers::default(),
                 spans: HashMap::new(),
@@ -313,15 +313,19 @@ impl Link {
                     self.handle_request(state, request, own.as_deref_mut(), wakes);
                 }
                 Event::Message { call, message, cost } => {
-                    match state.inboxes.get_mut(&call) {
-                        Some(inbox) => inbox.messages.push_back((message, cost)),
+                    let Some(inbox) = state.inboxes.get_mut(call) else {
                         // Nobody reads it any more.
-                        None => state.core.consume(call, cost),
+                        state.core.consume(call, cost);
+                        continue;
+                    };
+                    inbox.messages.push_back((message, cost));
+                    if inbox.messages.len() == 1 {
+                        // Who waits has found it empty.
+                        state.wake_reader_of(call, wakes);
                     }
-                    state.wake_reader_of(call, wakes);
                 }
                 Event::RequestsEnded { call, result } => {
-                    if let Some(inbox) = state.inboxes.get_mut(&call) {
+                    if let Some(inbox) = state.inboxes.get_mut(call) {
                         inbox.end = Some(result);
                         state.wake_reader_of(call, wakes);
                     }
@@ -363,7 +367,7 @@ impl Link {
     /// Has those streams go on that can.
     pub(super) fn note_rooms(self: &Arc<Self>, state: &mut State) {
         while let Some(call) = state.core.poll_room() {
-            if state.pumps.get_mut(&call).is_some_and(Pump::take_room) {
+            if state.pumps.get_mut(call).is_some_and(Pump::take_room) {
                 self.enqueue(state, Task::Pump(call));
             }
         }
@@ -378,14 +382,14 @@ impl Link {
         wakes: &mut Wakes,
     ) {
         // What it has still to send nobody wants.
-        if let Some(pump) = state.pumps.get_mut(&call) {
+        if let Some(pump) = state.pumps.get_mut(call) {
             // If it is being run, whoever does finds that it is over.
             if let Some(source) = pump.stop() {
                 wakes.errand().dropped.push(source);
-                state.pumps.remove(&call);
+                state.pumps.remove(call);
             }
         }
-        if let Some(inbox) = state.inboxes.get_mut(&call) {
+        if let Some(inbox) = state.inboxes.get_mut(call) {
             inbox.end = Some(outcome.map(drop));
             state.wake_reader_of(call, wakes);
             if state.leading == Some(call) {
@@ -453,9 +457,9 @@ impl Link {
     ) {
         if let Some(running) = state.running.get_mut(call) {
             wakes.errand().cancelled.push(running.clone());
-            if let Some(source) = state.pumps.get_mut(&call).and_then(Pump::stop) {
+            if let Some(source) = state.pumps.get_mut(call).and_then(Pump::stop) {
                 wakes.errand().dropped.push(source);
-                state.pumps.remove(&call);
+                state.pumps.remove(call);
                 state.running.remove(call);
                 state.core.finish(call, Err(cancelled(Delivery::MayHaveRun)));
             }
@@ -569,7 +573,7 @@ impl State {
     /// Wakes who waits for the next message of a stream.
     fn wake_reader_of(&mut self, call: u64, wakes: &mut Wakes) {
         self.wake(call, wakes);
-        if let Some(waker) = self.inboxes.get_mut(&call).and_then(|inbox| inbox.waker.take()) {
+        if let Some(waker) = self.inboxes.get_mut(call).and_then(|inbox| inbox.waker.take()) {
             wakes.errand().wakers.push(waker);
         }
     }

@@ -13,7 +13,7 @@ use super::link::{Link, State};
 use super::patience::{Patience, cancelled_here};
 use crate::cancel::{CancelToken, Registration};
 use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::Cost;
+use crate::protocol::{Cost, STREAM_WINDOW};
 
 /// What has arrived of a stream and was not read. The credit that the other side gets bounds it.
 #[derive(Default)]
@@ -25,11 +25,34 @@ pub(super) struct Inbox {
     pub(super) waker: Option<Waker>,
 }
 
+/// What a reader has taken out of the inbox: all that was there, since the lock costs as much as a short message.
+#[derive(Default)]
+struct Batch {
+    messages: VecDeque<(Bytes, Cost)>,
+    /// What was read of them, and not given back to the core.
+    read: Cost,
+}
+
+impl Batch {
+    fn pop(&mut self) -> Option<Bytes> {
+        let (message, cost) = self.messages.pop_front()?;
+        self.read += cost;
+        Some(message)
+    }
+
+    /// Whether the core is to learn now of what was read. A reader that reads on comes by soon; one that stops must not
+    /// keep much from the sender, nor memory from other long messages.
+    fn is_due(&self) -> bool {
+        self.messages.is_empty() || self.read.call() >= UNREPORTED || self.read.budget() > 0
+    }
+}
+
 /// The messages that arrive in one direction of one call, encoded. Dropping it before its end cancels a call of this
 /// side, and in a call of the other side lets it send no more.
 pub(crate) struct Messages {
     link: Arc<Link>,
     call: u64,
+    batch: Batch,
     deadline: Option<Instant>,
     cancel: [Option<CancelToken>; 2],
     /// End the call when a token is cancelled, also while nobody waits for the next message.
@@ -57,6 +80,7 @@ impl Messages {
         Messages {
             link,
             call,
+            batch: Batch::default(),
             deadline,
             cancel,
             _registrations: registrations,
@@ -72,6 +96,9 @@ impl Messages {
 
     /// The next message, waiting for it; `None` after the last. An error is the last.
     pub(crate) fn next(&mut self) -> Option<Result<Bytes>> {
+        if let Some(message) = self.next_of_batch() {
+            return Some(Ok(message));
+        }
         if self.has_ended {
             return None;
         }
@@ -79,7 +106,19 @@ impl Messages {
         self.end_with(taken)
     }
 
-    fn wait_for_next(&self) -> Option<Result<Bytes>> {
+    fn next_of_batch(&mut self) -> Option<Bytes> {
+        let message = self.batch.pop()?;
+        if self.batch.is_due() {
+            let mut state = self.link.lock();
+            state.refill(self.call, &mut self.batch);
+            // Credit goes out at once: its sender may be waiting for it.
+            drop(self.link.flush_or_leave(state));
+        }
+        Some(message)
+    }
+
+    fn wait_for_next(&mut self) -> Option<Result<Bytes>> {
+        let batch = &mut self.batch;
         let mut patience = Patience::new(&self.link, self.deadline, &self.cancel);
         if self.has_requests {
             patience = patience.listening();
@@ -87,9 +126,8 @@ impl Messages {
         let call = self.call;
         let mut state = self.link.lock();
         loop {
-            match self.link.wait_until(state, call, &patience, |state| state.take(call)) {
+            match self.link.wait_until(state, call, &patience, |state| state.take(call, batch)) {
                 Ok((taken, state)) => {
-                    // Credit goes out at once: its sender may be waiting for it.
                     drop(self.link.flush_or_leave(state));
                     return taken.map(|taken| taken.map_err(|error| patience.explain(error)));
                 }
@@ -97,7 +135,7 @@ impl Messages {
                 // the outcome.
                 Err(late) => {
                     state = self.link.give_up(late, call, &patience.error());
-                    if let Some(taken) = state.take(call) {
+                    if let Some(taken) = state.take(call, batch) {
                         drop(self.link.flush_or_leave(state));
                         return taken;
                     }
@@ -108,17 +146,20 @@ impl Messages {
 
     /// The next message if it is there; otherwise `waker` is woken once it may be.
     pub(crate) fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<Bytes>>> {
+        if let Some(message) = self.next_of_batch() {
+            return Poll::Ready(Some(Ok(message)));
+        }
         if self.has_ended {
             return Poll::Ready(None);
         }
         let mut state = self.link.lock();
-        match state.take(self.call) {
+        match state.take(self.call, &mut self.batch) {
             Some(taken) => {
                 drop(self.link.flush_or_leave(state));
                 Poll::Ready(self.end_with(taken))
             }
             None => {
-                if let Some(inbox) = state.inboxes.get_mut(&self.call) {
+                if let Some(inbox) = state.inboxes.get_mut(self.call) {
                     inbox.waker = Some(waker.clone());
                 }
                 // Somebody has to read what comes.
@@ -136,25 +177,45 @@ impl Messages {
 }
 
 impl State {
-    /// Takes the next message of a stream, or its end. `None` if neither is there.
+    /// Takes the next message of a stream, for a reader whose batch is empty, or the end. `None` if neither is there.
     #[expect(
         clippy::option_option,
         reason = "the outer says whether to wait, the inner whether the stream goes on"
     )]
-    fn take(&mut self, call: u64) -> Option<Option<Result<Bytes>>> {
-        let Some(inbox) = self.inboxes.get_mut(&call) else { return Some(None) };
-        if let Some((message, cost)) = inbox.messages.pop_front() {
-            self.core.consume(call, cost);
+    fn take(&mut self, call: u64, batch: &mut Batch) -> Option<Option<Result<Bytes>>> {
+        self.refill(call, batch);
+        if let Some(message) = batch.pop() {
+            if batch.is_due() {
+                self.refill(call, batch);
+            }
             return Some(Some(Ok(message)));
         }
+        let Some(inbox) = self.inboxes.get_mut(call) else { return Some(None) };
         let end = inbox.end.take()?;
-        self.inboxes.remove(&call);
+        self.inboxes.remove(call);
         Some(end.err().map(Err))
+    }
+
+    /// Gives back what was read of a batch, and fills it if it is empty.
+    fn refill(&mut self, call: u64, batch: &mut Batch) {
+        self.give_back(call, batch);
+        if batch.messages.is_empty() {
+            if let Some(inbox) = self.inboxes.get_mut(call) {
+                std::mem::swap(&mut inbox.messages, &mut batch.messages);
+            }
+        }
+    }
+
+    fn give_back(&mut self, call: u64, batch: &mut Batch) {
+        let read = std::mem::take(&mut batch.read);
+        if read.call() > 0 {
+            self.core.consume(call, read);
+        }
     }
 
     /// Drops what nobody will read: it counts as read, or it would be missing from what all streams together may bring.
     pub(super) fn drop_inbox(&mut self, call: u64) -> Option<Inbox> {
-        let mut inbox = self.inboxes.remove(&call)?;
+        let mut inbox = self.inboxes.remove(call)?;
         for (_, cost) in inbox.messages.drain(..) {
             self.core.consume(call, cost);
         }
@@ -165,7 +226,12 @@ impl State {
 impl Drop for Messages {
     fn drop(&mut self) {
         let mut state = self.link.lock();
-        let Some(inbox) = state.drop_inbox(self.call) else { return };
+        while self.batch.pop().is_some() {}
+        state.give_back(self.call, &mut self.batch);
+        let Some(inbox) = state.drop_inbox(self.call) else {
+            drop(self.link.flush_or_leave(state));
+            return;
+        };
         if inbox.end.is_none() {
             state.core.discard(self.call);
             let error = Error::of_kind(ErrorKind::Cancelled, "its stream was dropped");
@@ -181,6 +247,9 @@ impl Drop for Messages {
         }
     }
 }
+
+/// How much of what was read the core may not know of: an eighth of what may be under way.
+const UNREPORTED: u64 = STREAM_WINDOW / 8;
 
 /// Tells the other side that a stream is not wanted any more. What its reader finds in the end is that.
 struct GiveUp {

@@ -23,9 +23,9 @@ pub(super) struct Pump {
     is_full: bool,
     /// Whether its source has got something since it was last asked.
     is_woken: bool,
-    /// When its last item was sent, and since when items wait for a write.
-    last_item: Option<Instant>,
-    waiting_since: Option<Instant>,
+    /// From when on its next item comes after a pause, and from when on items that wait are to be written.
+    quiet_from: Option<Instant>,
+    write_from: Option<Instant>,
 }
 
 impl Pump {
@@ -45,12 +45,12 @@ impl Pump {
     /// each would cost more than the rest of it.
     fn wants_flush(&mut self, queued: usize) -> bool {
         let now = Instant::now();
-        let is_first = self.last_item.is_none_or(|last| now.duration_since(last) >= QUIET);
-        self.last_item = Some(now);
-        let since = *self.waiting_since.get_or_insert(now);
-        let flush = is_first || queued >= BURST || now.duration_since(since) >= BURST_TIME;
+        let is_first = self.quiet_from.is_none_or(|from| now >= from);
+        self.quiet_from = Some(now + QUIET);
+        let write_from = *self.write_from.get_or_insert_with(|| now + BURST_TIME);
+        let flush = is_first || queued >= BURST || now >= write_from;
         if flush {
-            self.waiting_since = None;
+            self.write_from = None;
         }
         flush
     }
@@ -68,8 +68,8 @@ impl Link {
             source: Some(source),
             is_full: false,
             is_woken: false,
-            last_item: None,
-            waiting_since: None,
+            quiet_from: None,
+            write_from: None,
         };
         state.pumps.insert(call, pump);
         self.enqueue(state, Task::Pump(call));
@@ -81,7 +81,7 @@ impl Link {
         mut state: MutexGuard<'a, State>,
         call: u64,
     ) -> MutexGuard<'a, State> {
-        let Some(pump) = state.pumps.get_mut(&call) else { return state };
+        let Some(pump) = state.pumps.get_mut(call) else { return state };
         let Some(mut source) = pump.source.take() else {
             // Another thread is at it, and looks again.
             pump.is_woken = true;
@@ -99,14 +99,14 @@ impl Link {
             let polled = poll(&mut *source, &waker, &mut item);
             state = self.lock();
             let is_wanted = state.core.can_send(call);
-            let Some(pump) = state.pumps.get_mut(&call) else { break None };
+            let Some(pump) = state.pumps.get_mut(call) else { break None };
             match polled {
                 Poll::Ready(Some(Ok(()))) => {}
                 Poll::Ready(Some(Err(error))) => break Some(Err(error)),
                 Poll::Ready(None) => break Some(Ok(())),
                 Poll::Pending if std::mem::take(&mut pump.is_woken) || !is_wanted => continue,
                 Poll::Pending => {
-                    pump.waiting_since = None;
+                    pump.write_from = None;
                     pump.source = Some(source);
                     state.workers.end_running();
                     self.note_served(&mut state);
@@ -118,10 +118,10 @@ impl Link {
                 Err(error) => break Some(Err(error)),
             };
             let queued = state.core.queued();
-            let Some(pump) = state.pumps.get_mut(&call) else { break None };
+            let Some(pump) = state.pumps.get_mut(call) else { break None };
             if !has_room {
                 pump.is_full = true;
-                pump.waiting_since = None;
+                pump.write_from = None;
                 pump.source = Some(source);
                 state.workers.end_running();
                 self.note_served(&mut state);
@@ -137,7 +137,7 @@ impl Link {
         state.workers.end_running();
         let mut wakes = Wakes::default();
         wakes.errand().dropped.push(source);
-        state.pumps.remove(&call);
+        state.pumps.remove(call);
         if let Some(result) = outcome {
             self.end_pump(&mut state, call, result);
         }

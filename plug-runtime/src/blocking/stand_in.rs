@@ -28,11 +28,11 @@ impl Link {
                     state.core.reply(request.call, Answer::Refused(error));
                 }
                 Task::Pump(call) => {
-                    let Some(source) = state.pumps.get_mut(&call).and_then(Pump::stop) else {
+                    let Some(source) = state.pumps.get_mut(call).and_then(Pump::stop) else {
                         continue;
                     };
                     wakes.errand().dropped.push(source);
-                    state.pumps.remove(&call);
+                    state.pumps.remove(call);
                     let error = Error::new(Code::ResourceExhausted, why);
                     self.end_pump(&mut state, call, Err(error));
                 }

@@ -34,6 +34,10 @@ impl<T> ById<T> {
         usize::from(self.one.is_some()) + self.others.len()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.one.is_none() && self.others.is_empty()
+    }
+
     pub(crate) fn contains(&self, id: u64) -> bool {
         self.one.as_ref().is_some_and(|(one, _)| *one == id) || self.others.contains_key(&id)
     }

@@ -254,8 +254,8 @@ impl Connection {
         self.failure.is_none() && self.outbox.has_flow(call)
     }
 
-    /// Gives back what a message took up that has arrived in a stream: its sender may send so much more. Every message
-    /// is to be given back, also if its call has ended meanwhile.
+    /// Gives back what messages took up that have arrived in a stream, one or several at once: their sender may send so
+    /// much more. Every message is to be given back, also if its call has ended meanwhile.
     pub(crate) fn consume(&mut self, call: u64, cost: Cost) {
         if self.failure.is_some() {
             return;

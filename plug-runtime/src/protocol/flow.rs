@@ -5,6 +5,7 @@
 //! up to where: so a grant that is repeated or overtaken does no harm.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::AddAssign;
 
 use super::call::{Added, Assembly, broken};
 use super::{FRAGMENT, FRAME_COST};
@@ -144,7 +145,7 @@ pub(super) struct Inflow {
 }
 
 /// What a message of a stream has taken up until it is consumed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cost {
     call: u64,
     /// 0 for a message of several frames: all calls together do not pay for it.
@@ -259,12 +260,26 @@ impl Inflow {
 }
 
 impl Cost {
+    /// What the call has paid.
+    pub(crate) fn call(self) -> u64 {
+        self.call
+    }
+
     pub(super) fn connection(self) -> u64 {
         self.connection
     }
 
-    pub(super) fn budget(self) -> u64 {
+    pub(crate) fn budget(self) -> u64 {
         self.budget
+    }
+}
+
+/// Of several messages of one stream.
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Cost) {
+        self.call += other.call;
+        self.connection += other.connection;
+        self.budget += other.budget;
     }
 }
 

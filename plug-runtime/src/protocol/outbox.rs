@@ -261,7 +261,7 @@ impl Outbox {
     pub(super) fn is_bare(&self) -> bool {
         let queues = [&self.turns, &self.starved, &self.congested];
         self.ready.is_empty()
-            && self.flows.len() == 0
+            && self.flows.is_empty()
             && self.voids.is_empty()
             && self.ends.is_empty()
             && queues.iter().all(|queue| queue.is_empty())

@@ -1,6 +1,7 @@
 //! The driver against the other end of two pipes, which a test plays by hand.
 
 mod drops;
+mod messages;
 mod nested;
 mod pumps;
 mod roles;
