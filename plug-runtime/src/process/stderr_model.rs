@@ -87,4 +87,4 @@ pub(crate) fn check(data: &[u8]) {
 }
 
 /// As much as is printed at most, in bytes.
-const MOST: usize = 160 << 10;
+const MOST: usize = KEPT / 2 * 5;
