@@ -121,6 +121,20 @@ impl Case {
     }
 }
 
+/// One that fails does not leave its plugins to the others, which would find this process busy.
+impl Drop for Case {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        // Only children: a process id of anybody else may be a stranger's by now.
+        let left = Census::now().unwrap_or_default().beyond(&self.before).children;
+        for pid in left.into_keys().filter_map(|pid| Pid::from_raw(pid.try_into().ok()?)) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
 /// The thread that hands what plugins log to the subscribers of this process.
 const LOG: &str = "plug-log";
 

@@ -79,8 +79,15 @@ fn f8_a_late_reply_is_dropped() {
     let probe = case.load(raw(&["late"]));
     for _ in 0..50 {
         let brief = probe.with_timeout(Duration::from_millis(1));
-        let error = in_time("the first", move || brief.echo("late").unwrap_err());
-        assert_eq!(error.kind(), ErrorKind::Deadline, "{error:?}");
+        // A busy machine may take longer than that to send it.
+        while in_time("the first", {
+            let brief = brief.clone();
+            move || {
+                let error = brief.echo("late").unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Deadline, "{error:?}");
+                error.delivery() == Delivery::NotSent
+            }
+        }) {}
         let probe = probe.clone();
         assert_eq!(in_time("the second", move || probe.echo("second").unwrap()), b"second");
     }
