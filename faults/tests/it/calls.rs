@@ -9,7 +9,7 @@ use plug_faults::evil::Evil;
 use plug_faults::wire::{self, Frame, Hello};
 use plug_faults::{ActRequest, EchoRequest, ProbeProxy, SleepRequest};
 
-use crate::aftermath::{Case, SOON, assert_soon, hang, in_time, raw, start};
+use crate::aftermath::{Case, SOON, assert_soon, hang, in_time, raw, running, start};
 use crate::raw_host::RawHost;
 
 /// What every plugin must do, wherever it runs.
@@ -107,18 +107,14 @@ fn replies_come_in_any_order() {
 fn a_slow_handler_delays_no_other_call() {
     let case = Case::new();
     let probe = case.evil(&[]);
-    let mut slow = hang(&probe, "nap 1000");
-    let mut longest = Duration::ZERO;
-    let mut calls = 0;
-    while slow.is_pending() {
-        let begin = Instant::now();
-        probe.echo("fast").unwrap();
-        longest = longest.max(begin.elapsed());
-        calls += 1;
-    }
-    slow.get().unwrap();
-    println!("{calls} fast calls beside a slow one, the longest {longest:?}");
-    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    let slow = hang(&probe, "hang");
+    in_time("fast calls beside one that does not come back", {
+        let probe = probe.clone();
+        move || (0..1000).for_each(|_| assert_eq!(probe.echo("fast").unwrap(), b"fast"))
+    });
+    assert_eq!(running(&probe), 1, "the slow one runs on");
+    probe.peer().stop(Duration::ZERO).unwrap_err();
+    assert_eq!(slow.get().unwrap_err().kind(), ErrorKind::Exited);
     drop(probe);
     case.finish();
 }
