@@ -22,6 +22,7 @@ mod cores;
 #[allow(clippy::all, clippy::pedantic, dead_code)]
 mod echo_capnp;
 mod footprint;
+mod hog;
 mod instructions;
 mod left_out;
 mod memory;
@@ -42,6 +43,7 @@ use anyhow::{Context as _, Result};
 
 use candidates::Candidate;
 use footprint::FOOTPRINT;
+use hog::HOG;
 use instructions::CALLS;
 use left_out::LeftOut;
 use options::Options;
@@ -64,6 +66,7 @@ pub fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [FOOTPRINT, name] => return footprint::print(name),
+        [HOG] => return hog::run(),
         [CALLS, calls] => return instructions::call(calls.parse()?),
         _ => {}
     }
@@ -87,7 +90,9 @@ pub fn run() -> Result<()> {
         let core = *cores::allowed()?.first().context("this process may run on no core")?;
         cores::pin(core)?;
     }
+    let hog = options.hog.then(hog::start).transpose()?;
     let rows = measure(&options, &all)?;
+    drop(hog);
 
     if let Some(path) = &options.csv {
         csv::write(path, &rows)?;

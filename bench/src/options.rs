@@ -14,6 +14,7 @@ Measures plug beside a raw pipe, raw shared memory and its peers, in interleaved
 cargo run --release --manifest-path bench/Cargo.toml -- [options]
 
   --one-core       all processes on one core: the length of the code path, without the wake-ups of other cores
+  --hog            the same, beside a program that takes all that it gets of that core (fault case M7)
   --quick          few rounds, to see that everything works; its figures are worth little
   --only NAMES     these works and candidates, comma separated; the raw pipe is measured with them in any case
   --csv FILE       writes the results
@@ -24,6 +25,7 @@ cargo run --release --manifest-path bench/Cargo.toml -- [options]
 
 pub struct Options {
     pub one_core: bool,
+    pub hog: bool,
     pub quick: bool,
     pub readme: bool,
     pub instructions: bool,
@@ -47,6 +49,7 @@ impl Options {
     ) -> Result<Option<Options>> {
         let mut options = Options {
             one_core: false,
+            hog: false,
             quick: false,
             readme: false,
             instructions: false,
@@ -58,6 +61,7 @@ impl Options {
         while let Some(argument) = parser.next()? {
             match argument {
                 Arg::Long("one-core") => options.one_core = true,
+                Arg::Long("hog") => (options.hog, options.one_core) = (true, true),
                 Arg::Long("quick") => options.quick = true,
                 Arg::Long("readme") => options.readme = true,
                 Arg::Long("instructions") => options.instructions = true,
@@ -68,8 +72,9 @@ impl Options {
                 other => return Err(other.unexpected().into()),
             }
         }
-        if options.readme && (options.quick || !options.only.is_everything()) {
-            bail!("--readme is for a whole run: without --quick and --only");
+        let is_usual = !options.quick && !options.hog && options.only.is_everything();
+        if options.readme && !is_usual {
+            bail!("--readme is for a whole run: without --quick, --hog and --only");
         }
         Ok(Some(options))
     }
@@ -133,9 +138,15 @@ mod tests {
     }
 
     #[test]
+    fn a_hog_has_the_one_core_that_is_measured() {
+        assert!(parse("--hog").unwrap().unwrap().one_core);
+    }
+
+    #[test]
     fn the_readme_gets_no_figures_of_a_part_or_of_a_quick_run() {
         assert!(parse("--readme --quick").is_err());
         assert!(parse("--readme --only echo64").is_err());
+        assert!(parse("--readme --hog").is_err());
         assert!(parse("--readme --one-core").unwrap().unwrap().readme);
     }
 }

@@ -23,6 +23,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::dispatch::Dispatch;
+use super::gathering::Gathering;
 use super::lead::{Own, Wakes};
 use super::messages::Inbox;
 use super::pump::Pump;
@@ -155,6 +156,7 @@ pub(super) struct Writer {
     pub(super) written: usize,
     /// Where this side sends to, if not to the pipe, from a position on.
     pub(super) ring: Option<Box<(RingWriter, u64)>>,
+    pub(super) gathering: Gathering,
 }
 
 /// A thread that waits because of a call, and the calls that are to be run on it meanwhile: those that the handler
@@ -175,7 +177,7 @@ impl Link {
         child: bool,
     ) -> io::Result<Arc<Link>> {
         pipe::set_nonblocking(&output)?;
-        let writer = Writer { output: Some(output), buffer: Vec::new(), written: 0, ring: None };
+        let writer = Writer::new(output);
         Ok(Arc::new(Link {
             state: Mutex::new(State {
                 core,

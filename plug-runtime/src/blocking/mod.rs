@@ -8,6 +8,7 @@
 mod caller;
 mod describe;
 mod dispatch;
+mod gathering;
 mod greeting;
 mod heartbeat;
 mod lead;

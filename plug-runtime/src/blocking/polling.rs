@@ -29,7 +29,16 @@ impl Polling {
     }
 
     /// Looks for a while, if that has been worth it. Says whether it was found.
-    pub(super) fn poll(&mut self, mut is_there: impl FnMut() -> bool) -> bool {
+    pub(super) fn poll(&mut self, is_there: impl FnMut() -> bool) -> bool {
+        self.poll_with(is_there, thread::yield_now, Instant::now)
+    }
+
+    fn poll_with(
+        &mut self,
+        mut is_there: impl FnMut() -> bool,
+        let_others_run: impl Fn(),
+        now: impl Fn() -> Instant,
+    ) -> bool {
         if !self.is_on {
             return false;
         }
@@ -37,15 +46,15 @@ impl Polling {
             self.skip -= 1;
             return false;
         }
-        let begin = Instant::now();
+        let begin = now();
         if self.off_until.is_some_and(|until| begin < until) {
             return false;
         }
         let mut before = begin;
         loop {
-            thread::yield_now();
+            let_others_run();
             let is_there = is_there();
-            let now = Instant::now();
+            let now = now();
             let was_long = now.duration_since(before) > YIELD_AT_MOST;
             if is_there && was_long {
                 // It may have been there for most of that time, and being woken would have been faster.
@@ -86,6 +95,8 @@ const SKIP_AT_MOST: u32 = 1023;
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     /// How many of so many waits look at all, for what never comes.
@@ -111,6 +122,50 @@ mod tests {
         assert_eq!(looks(&mut polling, 2 + 4 + 8 + 16), 4);
         let skipped = looks(&mut polling, 100_000);
         assert!((90..120).contains(&skipped), "{skipped} of 100,000");
+    }
+
+    /// A second of waits that would take 10 µs each if they slept at once, beside a program that keeps the processor for
+    /// 4 ms whenever it is let. What is waited for has come in the meantime, or has not.
+    fn delayed_by_a_hog(has_come: bool) -> (usize, usize) {
+        let (called, slice) = (Duration::from_micros(10), Duration::from_millis(4));
+        let clock = Cell::new(Instant::now());
+        let pass = |time| clock.set(clock.get() + time);
+        let end = clock.get() + Duration::from_secs(1);
+        let mut polling = Polling::new(true);
+        let (mut waits, mut delayed) = (0, 0);
+        while clock.get() < end {
+            waits += 1;
+            let is_delayed = Cell::new(false);
+            let yields = || {
+                is_delayed.set(true);
+                pass(slice);
+            };
+            polling.poll_with(|| has_come, yields, || clock.get());
+            delayed += usize::from(is_delayed.get());
+            pass(called);
+        }
+        (waits, delayed)
+    }
+
+    #[test]
+    fn m7_looking_beside_a_program_that_takes_the_processor_turns_itself_off() {
+        for has_come in [true, false] {
+            let (waits, delayed) = delayed_by_a_hog(has_come);
+            // So neither the median of the waits nor their 99th percentile is that of a hog.
+            assert!(delayed > 0 && delayed * 200 < waits, "{delayed} of {waits}, {has_come}");
+        }
+    }
+
+    #[test]
+    fn m7_looking_comes_back_once_the_processor_is_free() {
+        let clock = Cell::new(Instant::now());
+        let pass = |time| clock.set(clock.get() + time);
+        let mut polling = Polling::new(true);
+        assert!(polling.poll_with(|| true, || pass(Duration::from_millis(4)), || clock.get()));
+        let quick = || pass(Duration::from_micros(1));
+        assert!(!polling.poll_with(|| true, quick, || clock.get()), "it has just been turned off");
+        pass(OFF_FOR);
+        assert!(polling.poll_with(|| true, quick, || clock.get()));
     }
 
     #[test]

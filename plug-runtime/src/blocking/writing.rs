@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::gathering::Gathering;
 use super::link::{Link, State, Writer};
 use super::reading::impossible;
 use super::watcher::{self, Report, Source};
@@ -152,6 +153,10 @@ impl Link {
         // Who writes looks for more before it lets the role go.
         let Some(mut writer) = state.writer.take() else { return (state, Flushed::Done) };
         let mut flushed = Flushed::Done;
+        if writes == usize::MAX {
+            // The watcher has others to look after.
+            state = self.gather(state, &mut writer.gathering);
+        }
         while let Some(output) = &writer.output {
             // Another thread may have agreed on it during the last write, when this one had the role.
             if let Some(ring) = state.shared.take_output() {
@@ -250,6 +255,13 @@ impl Link {
             watcher::disarm(*key, Source::Output, output);
         }
         writer.output = None;
+    }
+}
+
+impl Writer {
+    pub(super) fn new(output: OwnedFd) -> Writer {
+        let gathering = Gathering::default();
+        Writer { output: Some(output), buffer: Vec::new(), written: 0, ring: None, gathering }
     }
 }
 
