@@ -1,7 +1,7 @@
 //! Runs a command as another user, and with as little room in its pipes as Linux ever gives.
 //!
 //! ```text
-//! faults-as [--user=NAME] [--small-pipes] COMMAND [ARGUMENT]...
+//! faults-as [--user=NAME|ID] [--small-pipes] COMMAND [ARGUMENT]...
 //! ```
 //!
 //! Linux counts the pages of the pipes of a user, and gives one who has 64 MiB of them pipes of 8 KiB. So the tests run
@@ -47,8 +47,11 @@ fn run(args: impl Iterator<Item = String>) -> io::Result<ExitCode> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX).into())
 }
 
-/// The ids of a user, from `/etc/passwd`.
+/// The ids of a user: from `/etc/passwd`, unless it is an id.
 fn ids_of(user: &str) -> io::Result<(u32, u32)> {
+    if let Ok(id) = user.parse() {
+        return Ok((id, id));
+    }
     let users = std::fs::read_to_string("/etc/passwd")?;
     let ids = users.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
