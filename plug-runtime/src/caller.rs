@@ -132,7 +132,7 @@ impl<S: Service> Caller<S> {
         let messages = responses.map_err(|error| self.name(method, error))?;
         let origin =
             Origin::Responses { peer: self.peer.clone(), method: Self::method_name(method) };
-        Ok(Stream::remote(Arriving::Linked(messages), origin, self.budget(method)))
+        Ok(Stream::remote(Arriving::Linked(Box::new(messages)), origin, self.budget(method)))
     }
 
     fn outbound(&self, method: u32) -> Result<Outbound<'_>> {

@@ -43,7 +43,7 @@ pub struct Stream<T> {
 enum Source<T> {
     Iterator(Box<dyn Iterator<Item = Result<T>> + Send>),
     Channel(Receiver<T>),
-    Remote(Box<Remote<T>>),
+    Remote(Remote<T>),
 }
 
 /// What can be sent as a stream: a [`Stream`] itself, or anything that iterates over items.
@@ -106,8 +106,7 @@ impl<T: Send + 'static> Stream<T> {
 impl<T: Message + Default> Stream<T> {
     /// A stream of what arrives from the other side.
     pub(crate) fn remote(messages: Arriving, origin: Origin, budget: Budget) -> Stream<T> {
-        let remote = Remote::new(messages, origin, budget);
-        Stream { source: Some(Source::Remote(Box::new(remote))) }
+        Stream { source: Some(Source::Remote(Remote::new(messages, origin, budget))) }
     }
 }
 

@@ -73,7 +73,7 @@ impl Dispatch {
     pub(super) fn run(
         &self,
         request: Request,
-        messages: Option<Messages>,
+        messages: Option<Box<Messages>>,
         call: &Arc<CallState>,
         buffer: Vec<u8>,
         decode_limit: usize,

@@ -299,7 +299,8 @@ impl Link {
             state.core.reply(call, Answer::Refused(error));
             return state;
         }
-        let messages = request.has_stream.then(|| Messages::of_requests(self.clone(), call));
+        let messages =
+            request.has_stream.then(|| Box::new(Messages::of_requests(self.clone(), call)));
         let start = Start { id: call, link: self, deadline, metadata };
         let nobody = WeakPeer::default();
         let peer = self.peer.get().unwrap_or(&nobody);

@@ -24,8 +24,8 @@ type Decode<T> = fn(Budget, Bytes) -> std::result::Result<T, Undecodable>;
 
 /// Encoded messages on their way to their reader.
 pub(crate) enum Arriving {
-    /// Over a connection.
-    Linked(Messages),
+    /// Over a connection. Boxed, since calls without any are moved with the room for them.
+    Linked(Box<Messages>),
     /// All there are: those of a fuzzer.
     Given(std::vec::IntoIter<Bytes>),
 }
