@@ -16,6 +16,7 @@ use crate::panics;
 use crate::stream::Outgoing;
 
 /// A stream that is sent.
+#[derive(Default)]
 pub(super) struct Pump {
     /// `None` while a thread takes items from it.
     source: Option<Box<dyn Outgoing>>,
@@ -26,6 +27,8 @@ pub(super) struct Pump {
     /// From when on its next item comes after a pause, and from when on items that wait are to be written.
     quiet_from: Option<Instant>,
     write_from: Option<Instant>,
+    /// How many bytes the last write has left queued, as far as they are still there.
+    left: usize,
 }
 
 impl Pump {
@@ -42,13 +45,13 @@ impl Pump {
     /// Whether the item that was just queued is to be written at once.
     ///
     /// The first after a pause is. In a burst they are written together, 32 KiB or what 2 ms bring: a write for
-    /// each would cost more than the rest of it.
-    fn wants_flush(&mut self, queued: usize) -> bool {
-        let now = Instant::now();
+    /// each would cost more than the rest of it. What is left by a full pipe is not tried again with each item.
+    fn wants_flush(&mut self, queued: usize, now: Instant) -> bool {
         let is_first = self.quiet_from.is_none_or(|from| now >= from);
         self.quiet_from = Some(now + QUIET);
         let write_from = *self.write_from.get_or_insert_with(|| now + BURST_TIME);
-        let flush = is_first || queued >= BURST || now >= write_from;
+        self.left = self.left.min(queued);
+        let flush = is_first || queued - self.left >= BURST || now >= write_from;
         if flush {
             self.write_from = None;
         }
@@ -64,14 +67,7 @@ impl Link {
         call: u64,
         source: Box<dyn Outgoing>,
     ) {
-        let pump = Pump {
-            source: Some(source),
-            is_full: false,
-            is_woken: false,
-            quiet_from: None,
-            write_from: None,
-        };
-        state.pumps.insert(call, pump);
+        state.pumps.insert(call, Pump { source: Some(source), ..Pump::default() });
         self.enqueue(state, Task::Pump(call));
     }
 
@@ -127,8 +123,12 @@ impl Link {
                 self.note_served(&mut state);
                 return self.flush_or_leave(state);
             }
-            if pump.wants_flush(queued) {
+            if pump.wants_flush(queued, Instant::now()) {
                 state = self.flush_or_leave(state);
+                let left = state.core.queued();
+                if let Some(pump) = state.pumps.get_mut(call) {
+                    pump.left = left;
+                }
             } else {
                 state.workers.note_unsent();
                 self.keep_ticking(&mut state);
@@ -190,3 +190,56 @@ const QUIET: Duration = Duration::from_micros(100);
 /// How much of a burst is written together at most, and how long its first item waits for the others.
 const BURST: usize = 32 << 10;
 const BURST_TIME: Duration = Duration::from_millis(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The items of a burst, a microsecond apart, after which a write is tried. `after` is how much that leaves.
+    fn writes(pump: &mut Pump, items: usize, after: impl Fn(usize) -> usize) -> Vec<usize> {
+        let begin = Instant::now();
+        let mut queued = 0;
+        let mut writes = Vec::new();
+        for item in 0..items {
+            queued += ITEM;
+            let now = begin + Duration::from_micros(item as u64);
+            if pump.wants_flush(queued, now) {
+                writes.push(item);
+                queued = after(queued);
+                pump.left = queued;
+            }
+        }
+        writes
+    }
+
+    const ITEM: usize = 1 << 10;
+
+    #[test]
+    fn the_first_item_of_a_burst_goes_at_once_and_the_others_together() {
+        assert_eq!(writes(&mut Pump::default(), 100, |_| 0), [0, 32, 64, 96]);
+    }
+
+    #[test]
+    fn what_a_full_pipe_leaves_is_not_tried_again_with_each_item() {
+        assert_eq!(writes(&mut Pump::default(), 100, |queued| queued), [0, 32, 64, 96]);
+    }
+
+    #[test]
+    fn an_item_that_comes_after_a_pause_goes_at_once() {
+        let mut pump = Pump::default();
+        let begin = Instant::now();
+        assert!(pump.wants_flush(ITEM, begin));
+        assert!(!pump.wants_flush(ITEM, begin + QUIET / 2));
+        assert!(pump.wants_flush(ITEM, begin + 2 * QUIET));
+    }
+
+    #[test]
+    fn no_item_of_a_burst_waits_for_long() {
+        let mut pump = Pump::default();
+        let begin = Instant::now();
+        let times = (0..100_u32).map(|item| begin + item * QUIET / 2);
+        let written: Vec<_> = times.filter(|now| pump.wants_flush(ITEM, *now)).collect();
+        assert!(written.windows(2).all(|pair| pair[1] - pair[0] <= BURST_TIME + QUIET));
+        assert_eq!(written.len(), 1 + 2);
+    }
+}
