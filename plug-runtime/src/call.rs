@@ -15,6 +15,7 @@ use crate::blocking::Link;
 use crate::cancel::{CancelToken, Registration};
 use crate::panics;
 use crate::peer::{Peer, WeakPeer};
+use crate::protocol::Extra;
 use crate::sys::thread;
 
 /// The call that is being served: how long it may take, whether it is still wanted, who made it.
@@ -58,7 +59,7 @@ impl Call {
 
     /// When the caller stops waiting. `None`: it sets no limit.
     pub fn deadline(&self) -> Option<Instant> {
-        self.state.as_ref()?.deadline
+        self.state.as_ref()?.deadline()
     }
 
     /// How long the caller still waits: zero once the deadline has passed, `None` without one.
@@ -70,7 +71,7 @@ impl Call {
     /// has passed. Then there is no use in going on.
     pub fn is_cancelled(&self) -> bool {
         let Some(state) = &self.state else { return false };
-        state.cancel.is_cancelled() || state.deadline.is_some_and(|at| at <= Instant::now())
+        state.cancel.is_cancelled() || state.deadline().is_some_and(|at| at <= Instant::now())
     }
 
     /// Waits until the call is [cancelled](Call::is_cancelled), at most for `at_most`. Returns whether it is.
@@ -81,7 +82,7 @@ impl Call {
         match &self.state {
             None => CancelToken::new().wait(until),
             Some(state) => {
-                let until = [until, state.deadline].into_iter().flatten().min();
+                let until = [until, state.deadline()].into_iter().flatten().min();
                 state.cancel.wait(until) || self.is_cancelled()
             }
         }
@@ -108,7 +109,8 @@ impl Call {
 
     /// All keys and values that the caller has sent, in its order. A key may come more than once.
     pub fn metadata_all(&self) -> &[(String, Bytes)] {
-        self.state.as_ref().map_or(&[], |state| &state.metadata)
+        let extra = self.state.as_ref().and_then(|state| state.extra.as_deref());
+        extra.map_or(&[], |extra| &extra.metadata)
     }
 
     /// The full name of the method that is called, such as `example.KV/Get`. Empty outside of handlers.
@@ -146,8 +148,7 @@ pub(crate) struct CallState {
     /// once this one is gone.
     link: Weak<Link>,
     method: Arc<str>,
-    deadline: Option<Instant>,
-    metadata: Vec<(String, Bytes)>,
+    extra: Option<Box<Extra>>,
     peer: WeakPeer,
     cancel: CancelToken,
     ended: AtomicBool,
@@ -161,8 +162,8 @@ pub(crate) struct Start<'a> {
     /// The call's id on the wire.
     pub(crate) id: u64,
     pub(crate) link: &'a Arc<Link>,
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) metadata: Vec<(String, Bytes)>,
+    /// Its deadline and metadata, where it has any.
+    pub(crate) extra: Option<Box<Extra>>,
 }
 
 impl CallState {
@@ -180,8 +181,7 @@ impl CallState {
                     && state.cancel.is_fresh()
                 {
                     state.id = start.id;
-                    state.deadline = start.deadline;
-                    state.metadata = start.metadata;
+                    state.extra = start.extra;
                     if !Arc::ptr_eq(&state.method, method) {
                         state.method = method.clone();
                     }
@@ -199,8 +199,7 @@ impl CallState {
             id: start.id,
             link: Arc::downgrade(start.link),
             method: method.clone(),
-            deadline: start.deadline,
-            metadata: start.metadata,
+            extra: start.extra,
             peer: peer.clone(),
             cancel: CancelToken::new(),
             ended: AtomicBool::new(false),
@@ -215,7 +214,7 @@ impl CallState {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        self.extra.as_ref()?.deadline
     }
 
     /// The id, if the call came over `link` and has not ended.
@@ -262,6 +261,21 @@ thread_local! {
 pub(crate) fn current() -> Option<Arc<CallState>> {
     // A thread that is ending has lost its locals.
     CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default()
+}
+
+/// Runs `f`, which must not panic, with a call as the current one of this thread, and gives that back: what [`enter`]
+/// does, without another hold on it.
+pub(crate) fn run_within<R>(call: Arc<CallState>, f: impl FnOnce() -> R) -> (R, Arc<CallState>) {
+    let swap = |slot: &mut Option<Arc<CallState>>| {
+        // A thread that is ending has lost its locals, the second time as well as the first.
+        let _ = CURRENT.try_with(|current| std::mem::swap(&mut *current.borrow_mut(), slot));
+    };
+    let mut slot = Some(call);
+    swap(&mut slot);
+    let result = f();
+    swap(&mut slot);
+    let Some(call) = slot else { unreachable!("what was swapped in is swapped out") };
+    (result, call)
 }
 
 /// Makes a call the current one of this thread, until the guard is dropped.
@@ -354,7 +368,8 @@ mod tests {
         deadline: Option<Instant>,
     ) -> Arc<CallState> {
         let metadata = vec![("trace".to_owned(), Bytes::from_static(b"7"))];
-        let start = Start { id: 4, link, deadline, metadata };
+        let extra = Some(Box::new(Extra { deadline, metadata, ..Extra::default() }));
+        let start = Start { id: 4, link, extra };
         CallState::new(spare, start, &"example.KV/Get".into(), &WeakPeer::default())
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::blocking::Requests;
-use crate::budget::{Budget, Side};
+use crate::budget::{Budget, Side, decode_within};
 use crate::cancel::CancelToken;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::{Options, Outbound};
@@ -48,7 +48,7 @@ impl<S: Service> Caller<S> {
         Q: Message,
         R: Message + Default,
     {
-        let outbound = self.outbound(method)?;
+        let outbound = self.outbound(method, self.number(method)?);
         let response = self.peer.call_unary(&outbound, request);
         self.decode(method, response)
     }
@@ -63,7 +63,7 @@ impl<S: Service> Caller<S> {
     ///
     /// Like [`unary`](Self::unary).
     pub fn one_way<Q: Message>(&self, method: u32, request: &Q) -> Result<()> {
-        let outbound = self.outbound(method)?;
+        let outbound = self.outbound(method, self.number(method)?);
         let sent = self.peer.call_one_way(&outbound, request);
         sent.map_err(|error| self.name(method, error))
     }
@@ -99,7 +99,7 @@ impl<S: Service> Caller<S> {
         Q: Message + 'static,
         R: Message + Default,
     {
-        let outbound = self.outbound(method)?;
+        let outbound = self.outbound(method, self.number(method)?);
         let response = self.peer.call_with_stream(&outbound, Box::new(requests));
         self.decode(method, response)
     }
@@ -127,7 +127,7 @@ impl<S: Service> Caller<S> {
         Q: Message,
         R: Message + Default,
     {
-        let outbound = self.outbound(method)?;
+        let outbound = self.outbound(method, self.number(method)?);
         let responses = self.peer.call_streaming(&outbound, requests);
         let messages = responses.map_err(|error| self.name(method, error))?;
         let origin =
@@ -135,23 +135,29 @@ impl<S: Service> Caller<S> {
         Ok(Stream::remote(Arriving::Linked(Box::new(messages)), origin, self.budget(method)))
     }
 
-    fn outbound(&self, method: u32) -> Result<Outbound<'_>> {
-        let Some(number) = self.methods[method as usize] else {
-            return Err(self.missing(method));
-        };
-        let called = &S::METHODS[method as usize];
-        let outbound = self.peer.outbound(number, called.kind(), self.options.as_deref());
-        match outbound {
-            Ok(outbound) => Ok(Outbound { is_idempotent: called.is_idempotent(), ..outbound }),
-            Err(error) => Err(self.name(method, error)),
+    /// By what number the other side knows a method, if it can be called with these options.
+    #[inline(always)]
+    fn number(&self, method: u32) -> Result<u32> {
+        let number = self.methods[method as usize].ok_or_else(|| self.missing(method))?;
+        if let Some(options) = &self.options {
+            options.check().map_err(|error| self.name(method, error))?;
         }
+        Ok(number)
+    }
+
+    #[inline(always)]
+    fn outbound(&self, method: u32, number: u32) -> Outbound<'_> {
+        let called = &S::METHODS[method as usize];
+        let (kind, is_idempotent) = (called.kind(), called.is_idempotent());
+        self.peer.outbound(number, kind, is_idempotent, self.options.as_deref())
     }
 
     fn decode<R: Message + Default>(&self, method: u32, response: Result<Bytes>) -> Result<R> {
-        let budget = self.budget(method);
+        let limit = self.peer.decode_limit();
         response
             .and_then(|response| {
-                budget.decode(response).map_err(|error| error.of_response("the response"))
+                let decoded = decode_within(limit, response, || self.budget(method));
+                decoded.map_err(|error| error.of_response("the response"))
             })
             .map_err(|error| self.name(method, error))
     }

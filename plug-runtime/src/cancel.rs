@@ -101,7 +101,10 @@ impl CancelToken {
 
     /// Makes sure that this token can stand for another call: it is not cancelled, and nobody else has it.
     pub(crate) fn is_fresh(&mut self) -> bool {
-        !self.is_cancelled() && Arc::get_mut(&mut self.inner).is_some()
+        // There are no weak ones. Who had a strong one has cancelled it before dropping that, if at all.
+        let is_alone = Arc::strong_count(&self.inner) == 1;
+        std::sync::atomic::fence(Ordering::Acquire);
+        is_alone && !self.is_cancelled()
     }
 }
 

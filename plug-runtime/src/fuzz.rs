@@ -59,11 +59,13 @@ pub fn fuzz<P: Plugin>(plugin: &P, service: &str, data: &[u8]) {
             let len = choices.below(1 << 16);
             requests.push(Bytes::copy_from_slice(choices.take(len)));
         }
+        let budget = Budget::new(offered.name, offered.descriptors, method.name(), Side::Request);
         let incoming = Incoming {
             method: index as u32,
             name: &format!("{service}/{}", method.name()),
             request: if streams { Bytes::new() } else { requests.pop().unwrap_or_default() },
-            budget: Budget::new(offered.name, offered.descriptors, method.name(), Side::Request),
+            budget: &budget,
+            decode_limit: budget.limit(),
             messages: streams.then(|| Arriving::Given(requests.into_iter())),
             buffer: Vec::new(),
         };

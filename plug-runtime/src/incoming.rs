@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::budget::{Budget, Undecodable};
+use crate::budget::{Budget, Undecodable, decode_within};
 use crate::error::{Code, Delivery, Error, Result};
 use crate::protocol::{Answer, no_memory_for, reserve};
 use crate::stream::{Arriving, Origin, Outgoing, Stream};
@@ -15,8 +15,9 @@ pub struct Incoming<'a> {
     pub(crate) method: u32,
     pub(crate) name: &'a str,
     pub(crate) request: Bytes,
-    /// What a request may take, decoded.
-    pub(crate) budget: Budget,
+    /// What a request may take, decoded, but for the limit.
+    pub(crate) budget: &'a Budget,
+    pub(crate) decode_limit: usize,
     /// The requests, of a method that takes a stream of them.
     pub(crate) messages: Option<Arriving>,
     /// Where the response goes: empty, with the capacity that one before it needed.
@@ -50,7 +51,7 @@ impl Incoming<'_> {
         Q: Message + Default,
         R: Message,
     {
-        match self.budget.decode(self.request) {
+        match decode_within(self.decode_limit, self.request, || *self.budget) {
             Ok(request) => respond(self.buffer, handler(request)),
             Err(error) => undecodable(self.name, &error),
         }
@@ -62,7 +63,7 @@ impl Incoming<'_> {
         Q: Message + Default,
         R: Message + 'static,
     {
-        match self.budget.decode(self.request) {
+        match decode_within(self.decode_limit, self.request, || *self.budget) {
             Ok(request) => stream(handler(request)),
             Err(error) => undecodable(self.name, &error),
         }
@@ -74,8 +75,8 @@ impl Incoming<'_> {
         Q: Message + Default,
         R: Message,
     {
-        match requests(self.messages, self.name, self.budget) {
-            Ok(requests) => respond(self.buffer, handler(requests)),
+        match self.requests() {
+            Ok((requests, buffer)) => respond(buffer, handler(requests)),
             Err(reply) => reply,
         }
     }
@@ -86,10 +87,22 @@ impl Incoming<'_> {
         Q: Message + Default,
         R: Message + 'static,
     {
-        match requests(self.messages, self.name, self.budget) {
-            Ok(requests) => stream(handler(requests)),
+        match self.requests() {
+            Ok((requests, _)) => stream(handler(requests)),
             Err(reply) => reply,
         }
+    }
+
+    /// The stream of requests, and where the response goes.
+    fn requests<Q: Message + Default>(self) -> std::result::Result<(Stream<Q>, Vec<u8>), Reply> {
+        let Some(messages) = self.messages else {
+            let text =
+                format!("{} takes a stream of requests, and was called without one", self.name);
+            return Err(refused(Code::Unimplemented, text));
+        };
+        let origin = Origin::Requests { method: self.name.to_owned() };
+        let budget = self.budget.with_limit(self.decode_limit);
+        Ok((Stream::remote(messages, origin, budget), self.buffer))
     }
 
     /// The answer to a method that this side does not know.
@@ -120,18 +133,6 @@ fn stream<R: Message + 'static>(responses: Result<Stream<R>>) -> Reply {
         Err(error) => Outcome::Answer(Answer::Failed(error)),
     };
     Reply { outcome }
-}
-
-fn requests<Q: Message + Default>(
-    messages: Option<Arriving>,
-    name: &str,
-    budget: Budget,
-) -> std::result::Result<Stream<Q>, Reply> {
-    let origin = || Origin::Requests { method: name.to_owned() };
-    messages.map(|messages| Stream::remote(messages, origin(), budget)).ok_or_else(|| {
-        let text = format!("{name} takes a stream of requests, and was called without one");
-        refused(Code::Unimplemented, text)
-    })
 }
 
 fn undecodable(name: &str, error: &Undecodable) -> Reply {

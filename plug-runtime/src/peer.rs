@@ -180,7 +180,7 @@ impl Peer {
         let number = self
             .find_unary(method)
             .map_err(|message| named(Error::of_kind(ErrorKind::Unimplemented, message)))?;
-        let outbound = self.outbound(number, MethodKind::Unary, None).map_err(named)?;
+        let outbound = self.outbound(number, MethodKind::Unary, false, None);
         self.call_unary(&outbound, &Encoded(request)).map_err(named)
     }
 
@@ -257,14 +257,18 @@ impl Peer {
 
     // ---- for callers: errors are named there
 
+    #[inline(always)]
     pub(crate) fn outbound<'a>(
         &self,
         method: u32,
         kind: MethodKind,
+        is_idempotent: bool,
         options: Option<&'a Options>,
-    ) -> Result<Outbound<'a>> {
+    ) -> Outbound<'a> {
         let timeout = self.shared.timeout;
-        self.shared.line.with_link(|link| Outbound::new(method, kind, options, timeout, link))
+        self.shared
+            .line
+            .with_link(|link| Outbound::new(method, kind, is_idempotent, options, timeout, link))
     }
 
     pub(crate) fn call_unary(

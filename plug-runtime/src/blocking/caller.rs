@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message;
 
-use super::lead::{Lead, Own, Wakes};
+use super::lead::{Lead, Wakes};
 use super::link::{Link, State};
 use super::messages::{Inbox, Messages};
 use super::patience::{Patience, cancelled_here};
@@ -164,8 +164,10 @@ impl Link {
         patience: &Patience<'_>,
     ) -> Result<(MutexGuard<'_, State>, u64)> {
         let mut state = self.lock();
+        let mut now = outbound.made_at;
         if !state.core.can_open() || !state.space.is_empty() {
             state = self.wait_for_space(state, patience)?;
+            now = None;
         }
         let mut opening = Opening {
             method: outbound.method,
@@ -182,7 +184,7 @@ impl Link {
             metadata: outbound.metadata,
         };
         if !patience.is_endless() {
-            let now = Instant::now();
+            let now = now.unwrap_or_else(Instant::now);
             if patience.is_over_at(now) {
                 return Err(patience.error());
             }
@@ -297,29 +299,30 @@ impl Link {
     fn read_until_done<'a>(
         self: &'a Arc<Self>,
         state: MutexGuard<'a, State>,
-        lead: Lead<'a>,
+        mut lead: Lead<'a>,
         call: u64,
         patience: &Patience<'_>,
     ) -> std::result::Result<Result<Bytes>, Arc<Waiter>> {
-        let look = |state: &mut State, lead: &mut Lead<'_>, wakes: &mut Wakes| {
+        let mut wakes = Wakes::default();
+        let is_done = |state: &mut State, lead: &mut Lead<'_>, wakes: &mut Wakes| {
             if lead.own.outcome.is_none() && !patience.is_endless() && patience.is_over() {
                 let error = patience.error();
                 state.with_taken(|core, taken| core.cancel(call, &error, taken));
                 lead.handle_events(state, wakes);
             }
-            lead.own.outcome.take()
+            lead.own.outcome.is_some()
         };
-        let (mut state, outcome, own, wakes) = self.read_until(state, lead, patience, look);
+        let mut state = self.read_until(state, &mut lead, &mut wakes, patience, is_done);
         // It may also have come with the end of the connection, as the role was given back.
-        let result = match outcome.or(own.outcome) {
+        let result = match lead.own.outcome.take() {
             Some(outcome) => {
-                self.enqueue_all(&mut state, own.nested);
+                self.enqueue_all(&mut state, &mut lead.own.nested);
                 Ok(outcome)
             }
             None => {
                 let waiter = state.add_waiter(call);
                 if let Some(waiting) = state.waiters.get_mut(&call) {
-                    waiting.nested = own.nested;
+                    waiting.nested = std::mem::take(&mut lead.own.nested);
                     waiter.look();
                 }
                 Err(waiter)
@@ -356,21 +359,22 @@ impl Link {
                 };
             }
             let nested = match Lead::take(self, &mut state, Some(key)) {
-                Some(lead) => {
-                    let look = |state: &mut State, _: &mut Lead<'_>, _: &mut Wakes| {
-                        let found = done(state);
-                        (found.is_some() || patience.is_over()).then_some(found)
+                Some(mut lead) => {
+                    let mut wakes = Wakes::default();
+                    let mut found = None;
+                    let is_done = |state: &mut State, _: &mut Lead<'_>, _: &mut Wakes| {
+                        found = done(state);
+                        found.is_some() || patience.is_over()
                     };
-                    let (found, own, wakes);
-                    (state, found, own, wakes) = self.read_until(state, lead, patience, look);
+                    state = self.read_until(state, &mut lead, &mut wakes, patience, is_done);
                     drop(self.flush_or_leave(state));
                     wakes.wake();
                     state = self.lock();
-                    if let Some(Some(result)) = found {
-                        self.enqueue_all(&mut state, own.nested);
+                    if let Some(result) = found {
+                        self.enqueue_all(&mut state, &mut lead.own.nested);
                         return Ok((result, self.hire(state)));
                     }
-                    own.nested
+                    std::mem::take(&mut lead.own.nested)
                 }
                 None => {
                     let waiter = state.add_waiter(key);
@@ -387,31 +391,31 @@ impl Link {
         }
     }
 
-    /// Reads, and gives the role back once `look` finds what it looks for, there is nothing more to read, or there are
-    /// calls to be run on this thread. Who is to be woken is left to the caller.
-    fn read_until<'a, R>(
+    /// Reads, and gives the role back once `is_done` says so, there is nothing more to read, or there are calls to be run
+    /// on this thread. Who is to be woken then is left to the caller.
+    fn read_until<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
-        mut lead: Lead<'a>,
+        lead: &mut Lead<'a>,
+        wakes: &mut Wakes,
         patience: &Patience<'_>,
-        mut look: impl FnMut(&mut State, &mut Lead<'a>, &mut Wakes) -> Option<R>,
-    ) -> (MutexGuard<'a, State>, Option<R>, Own, Wakes) {
+        mut is_done: impl FnMut(&mut State, &mut Lead<'a>, &mut Wakes) -> bool,
+    ) -> MutexGuard<'a, State> {
         loop {
-            state = self.flush_and_read(state, &mut lead, patience);
-            let mut wakes = Wakes::default();
-            lead.handle_events(&mut state, &mut wakes);
-            let found = look(&mut state, &mut lead, &mut wakes);
-            if found.is_some() || state.input_ended || !lead.own.nested.is_empty() {
-                let own = lead.release(&mut state, &mut wakes);
-                return (state, found, own, wakes);
+            state = self.flush_and_read(state, lead, patience);
+            lead.handle_events(&mut state, wakes);
+            let is_done = is_done(&mut state, lead, wakes);
+            if is_done || state.input_ended || !lead.own.nested.is_empty() {
+                lead.release(&mut state, wakes);
+                return state;
             }
             if state.workers.has_queue() {
                 state = self.hire(state);
             }
             if !wakes.is_empty() {
-                state = self.leave_drops(state, &mut wakes);
+                state = self.leave_drops(state, wakes);
                 drop(state);
-                wakes.wake();
+                std::mem::take(wakes).wake();
                 state = self.lock();
             }
         }
@@ -465,12 +469,15 @@ impl Link {
     fn run_nested<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
-        nested: Vec<Task>,
+        mut nested: Vec<Task>,
     ) -> MutexGuard<'a, State> {
         let depth = NESTED.get();
-        let mut nested = nested.into_iter();
-        let first = if depth < NESTED_AT_MOST { nested.next() } else { None };
-        self.enqueue_all(&mut state, nested);
+        let first = if depth < NESTED_AT_MOST && !nested.is_empty() {
+            Some(nested.remove(0))
+        } else {
+            None
+        };
+        self.enqueue_all(&mut state, &mut nested);
         let mut wakes = Wakes::default();
         self.pass_on_if_free(&mut state, &mut wakes);
         wakes.wake();

@@ -74,7 +74,7 @@ impl Dispatch {
         &self,
         request: Request,
         messages: Option<Box<Messages>>,
-        call: &Arc<CallState>,
+        call: Arc<CallState>,
         buffer: Vec<u8>,
         decode_limit: usize,
     ) -> Outcome {
@@ -85,26 +85,28 @@ impl Dispatch {
                 Delivery::NotSent,
             )));
         };
-        let incoming = Incoming {
-            method: method.index,
-            name: &method.name,
-            request: request.message,
-            budget: method.budget.with_limit(decode_limit),
-            messages: messages.map(Arriving::Linked),
-            buffer,
-        };
         let handler = &self.handlers[method.handler];
-        let ran = {
-            let _entered = call::enter(Some(call.clone()));
-            panics::catch("the handler", || handler(method.service, incoming))
+        let messages = messages.map(Arriving::Linked);
+        let run = || {
+            let incoming = Incoming {
+                method: method.index,
+                name: &method.name,
+                request: request.message,
+                budget: &method.budget,
+                decode_limit,
+                messages,
+                buffer,
+            };
+            handler(method.service, incoming)
         };
+        let (ran, call) = call::run_within(call, || panics::catch("the handler", run));
         let outcome = match ran {
             Ok(reply) => reply.outcome,
             Err(error) => Outcome::Answer(Answer::Failed(error)),
         };
         match outcome {
             Outcome::Stream(stream) => {
-                Outcome::Stream(Box::new(Responses { call: call.clone(), stream: Some(stream) }))
+                Outcome::Stream(Box::new(Responses { call, stream: Some(stream) }))
             }
             Outcome::Answer(answer) => {
                 call.end();
@@ -201,10 +203,10 @@ mod tests {
 
     fn run(dispatch: &Dispatch, method: u32) -> (Arc<CallState>, Outcome) {
         let link = idle_link();
-        let start = Start { id: 2, link: &link, deadline: None, metadata: Vec::new() };
+        let start = Start { id: 2, link: &link, extra: None };
         let call = dispatch.begin(None, method, start, &WeakPeer::default());
         let request = Request { call: 2, method, ..Request::default() };
-        let outcome = dispatch.run(request, None, &call, Vec::new(), usize::MAX);
+        let outcome = dispatch.run(request, None, call.clone(), Vec::new(), usize::MAX);
         (call, outcome)
     }
 

@@ -32,16 +32,16 @@ impl Link {
             (state, flushed) = self.flush(state, usize::MAX);
             let greeted = matches!(state.core.poll_event(), Some(Event::Greeted));
             if greeted {
-                let _ = lead.release(&mut state, &mut Wakes::default());
+                lead.release(&mut state, &mut Wakes::default());
                 return Ok(());
             }
             if let Some(failure) = state.core.failure().map(Error::duplicate) {
                 // Dropping it would take the lock, which this thread has.
-                let _ = lead.release(&mut state, &mut Wakes::default());
+                lead.release(&mut state, &mut Wakes::default());
                 return Err(failure);
             }
             if let Some(error) = gone {
-                let _ = lead.release(&mut state, &mut Wakes::default());
+                lead.release(&mut state, &mut Wakes::default());
                 return Err(error);
             }
             let mut until = state.core.poll_timeout();

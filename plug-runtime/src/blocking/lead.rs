@@ -34,6 +34,7 @@ pub(super) struct Own {
 
 impl<'a> Lead<'a> {
     /// Takes the role, if nobody has it and there is something to read.
+    #[inline]
     pub(super) fn take(
         link: &'a Arc<Link>,
         state: &mut State,
@@ -59,18 +60,8 @@ impl<'a> Lead<'a> {
         }
     }
 
-    /// Gives the role back, to be passed on. Returns what has arrived for this thread.
-    pub(super) fn release(mut self, state: &mut State, wakes: &mut Wakes) -> Own {
-        self.give_back(state, wakes);
-        std::mem::take(&mut self.own)
-    }
-
-    /// Gives the role back, by a thread that waits for nothing.
-    pub(super) fn release_idle(mut self, state: &mut State, wakes: &mut Wakes) {
-        self.give_back(state, wakes);
-    }
-
-    fn give_back(&mut self, state: &mut State, wakes: &mut Wakes) {
+    /// Gives the role back, to be passed on. What has arrived for this thread stays with it.
+    pub(super) fn release(&mut self, state: &mut State, wakes: &mut Wakes) {
         if let Some(mut reader) = self.reader.take() {
             state.move_input(&mut reader);
             if state.over.is_some() {
@@ -84,20 +75,33 @@ impl<'a> Lead<'a> {
     }
 }
 
-impl Drop for Lead<'_> {
-    /// Reached with the role only while the thread unwinds, with the connection's lock or without: so the watcher gives
-    /// it back.
-    fn drop(&mut self) {
+impl Lead<'_> {
+    #[cold]
+    fn abandon(&mut self) {
         if let Some(reader) = self.reader.take() {
             self.link.abandon(reader, std::mem::take(&mut self.own.nested));
         }
     }
 }
 
-/// Whom to wake once the lock is released.
+impl Drop for Lead<'_> {
+    /// Reached with the role only while the thread unwinds, with the connection's lock or without: so the watcher gives
+    /// it back.
+    #[inline]
+    fn drop(&mut self) {
+        if self.reader.is_some() {
+            self.abandon();
+        }
+    }
+}
+
+/// Whom to wake once the lock is released: mostly nobody, and then this is a null pointer.
 #[derive(Default)]
 #[must_use = "waiters that are not woken wait for ever"]
-pub(super) struct Wakes {
+pub(super) struct Wakes(Option<Box<Woken>>);
+
+#[derive(Default)]
+pub(super) struct Woken {
     pub(super) done: Vec<(Arc<Waiter>, Result<Bytes>)>,
     pub(super) look: Vec<Arc<Waiter>>,
     /// What is seldom.
@@ -118,26 +122,40 @@ pub(super) struct Errand {
 }
 
 impl Wakes {
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.look.is_empty() && self.errand.is_none()
+        self.0.is_none()
+    }
+
+    pub(super) fn some(&mut self) -> &mut Woken {
+        self.0.get_or_insert_default()
     }
 
     pub(super) fn errand(&mut self) -> &mut Errand {
-        self.errand.get_or_insert_default()
+        self.some().errand.get_or_insert_default()
     }
 
     /// Takes away what is not for this thread.
     pub(super) fn take_errand(&mut self) -> Option<Box<Errand>> {
-        self.errand.take()
+        self.0.as_mut()?.errand.take()
     }
 
     /// Takes away what users have to drop.
     pub(super) fn take_dropped(&mut self) -> Option<Box<Errand>> {
-        let dropped = std::mem::take(&mut self.errand.as_mut()?.dropped);
+        let dropped = std::mem::take(&mut self.0.as_mut()?.errand.as_mut()?.dropped);
         (!dropped.is_empty()).then(|| Box::new(Errand { dropped, ..Errand::default() }))
     }
 
+    #[inline]
     pub(super) fn wake(self) {
+        if let Some(woken) = self.0 {
+            woken.wake();
+        }
+    }
+}
+
+impl Woken {
+    fn wake(self) {
         for (waiter, outcome) in self.done {
             waiter.done(outcome);
         }

@@ -39,6 +39,7 @@ impl Line {
     }
 
     /// Does something with the connection there is now, which may be over.
+    #[inline(always)]
     pub(crate) fn with_link<R>(&self, act: impl FnOnce(&Arc<Link>) -> R) -> R {
         match self {
             Line::Fixed { link, .. } => act(link),

@@ -399,10 +399,10 @@ impl Link {
             }
         } else if let Some(own) = own.filter(|own| own.call == Some(call)) {
             own.outcome = Some(outcome);
-        } else if let Some(waiting) = state.waiters.remove(&call) {
+        } else if let Some(mut waiting) = state.waiters.remove(&call) {
             // A handler that was to run on that thread has nobody to run on; its caller has ended, too.
-            self.enqueue_all(state, waiting.nested);
-            wakes.done.push((waiting.waiter, outcome));
+            self.enqueue_all(state, &mut waiting.nested);
+            wakes.some().done.push((waiting.waiter, outcome));
             self.pass_on_if_free(state, wakes);
         } else if state.leading == Some(call) {
             state.left = Some(outcome);
@@ -443,7 +443,7 @@ impl Link {
             state.waiters.get_mut(&within).filter(|waiting| !waiting.is_busy)
         {
             waiting.nested.push(task);
-            wakes.look.push(waiting.waiter.clone());
+            wakes.some().look.push(waiting.waiter.clone());
         } else {
             self.enqueue(state, task);
         }
@@ -494,7 +494,7 @@ impl Link {
             return;
         }
         match state.waiters.values().find(|waiting| waiting.can_read()) {
-            Some(waiting) => wakes.look.push(waiting.waiter.clone()),
+            Some(waiting) => wakes.some().look.push(waiting.waiter.clone()),
             None => self.keep_ticking(state),
         }
     }
@@ -568,7 +568,7 @@ impl State {
     /// Wakes who waits by a name.
     fn wake(&self, key: u64, wakes: &mut Wakes) {
         if let Some(waiting) = self.waiters.get(&key) {
-            wakes.look.push(waiting.waiter.clone());
+            wakes.some().look.push(waiting.waiter.clone());
         }
     }
 
@@ -581,7 +581,7 @@ impl State {
     }
 
     fn wake_all(&self, wakes: &mut Wakes) {
-        wakes.look.extend(self.waiters.values().map(|waiting| waiting.waiter.clone()));
+        wakes.some().look.extend(self.waiters.values().map(|waiting| waiting.waiter.clone()));
     }
 }
 

@@ -15,45 +15,39 @@ use crate::error::{Code, Error, ErrorKind};
 #[derive(Default)]
 pub(super) struct Patience<'a> {
     deadline: Option<Instant>,
+    /// Apart, since few calls have any.
+    tokens: Option<Box<Tokens<'a>>>,
+    /// Whether another thread may bring what this one waits for.
+    listens: Cell<bool>,
+}
+
+/// The tokens that end a wait.
+struct Tokens<'a> {
     tokens: &'a [Option<CancelToken>],
     /// Wake this thread when a token is cancelled, until they are dropped.
     _registrations: Vec<Registration>,
-    /// What they wake, if there are any.
-    rouse: Option<Arc<Rouse>>,
-    /// Whether another thread may bring what this one waits for.
-    listens: Cell<bool>,
+    /// What they wake.
+    rouse: Arc<Rouse>,
 }
 
 impl<'a> Patience<'a> {
     /// Waits for ever.
     pub(super) fn endless() -> Patience<'static> {
-        Patience {
-            deadline: None,
-            tokens: &[],
-            _registrations: Vec::new(),
-            rouse: None,
-            listens: Cell::new(false),
-        }
+        Patience::until_then(None)
     }
 
     /// For the current thread.
+    #[inline]
     pub(super) fn new(
         link: &Arc<Link>,
         deadline: Option<Instant>,
         tokens: &'a [Option<CancelToken>],
     ) -> Patience<'a> {
         if tokens.iter().all(Option::is_none) {
-            return Patience { deadline, ..Patience::endless() };
+            return Patience::until_then(deadline);
         }
-        let rouse = Arc::new(Rouse {
-            thread: std::thread::current(),
-            link: link.clone(),
-            call: AtomicU64::new(0),
-        });
-        let waker = Waker::from(rouse.clone());
-        let registrations = tokens.iter().flatten().map(|token| token.on_cancel(waker.clone()));
-        let _registrations = registrations.collect();
-        Patience { deadline, tokens, _registrations, rouse: Some(rouse), listens: Cell::new(true) }
+        let tokens = Some(Tokens::new(link, tokens));
+        Patience { deadline, tokens, listens: Cell::new(true) }
     }
 
     /// The same, of a thread that has to be woken when another one brings what it waits for, also while it reads: the
@@ -70,14 +64,14 @@ impl<'a> Patience<'a> {
 
     /// Notes for which call it is.
     pub(super) fn begin(&self, call: u64) {
-        if let Some(rouse) = &self.rouse {
-            rouse.call.store(call, Ordering::Release);
+        if let Some(tokens) = &self.tokens {
+            tokens.rouse.call.store(call, Ordering::Release);
         }
     }
 
     /// Until a point in time.
     pub(super) fn until_then(deadline: Option<Instant>) -> Patience<'static> {
-        Patience { deadline, ..Patience::endless() }
+        Patience { deadline, tokens: None, listens: Cell::new(false) }
     }
 
     pub(super) fn until(&self) -> Option<Instant> {
@@ -103,7 +97,9 @@ impl<'a> Patience<'a> {
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
-        self.tokens.iter().flatten().any(CancelToken::is_cancelled)
+        self.tokens
+            .as_ref()
+            .is_some_and(|tokens| tokens.tokens.iter().flatten().any(CancelToken::is_cancelled))
     }
 
     /// Why the wait is over.
@@ -113,6 +109,20 @@ impl<'a> Patience<'a> {
         } else {
             Error::of_kind(ErrorKind::Deadline, "the call did not end in time")
         }
+    }
+}
+
+impl<'a> Tokens<'a> {
+    fn new(link: &Arc<Link>, tokens: &'a [Option<CancelToken>]) -> Box<Tokens<'a>> {
+        let rouse = Arc::new(Rouse {
+            thread: std::thread::current(),
+            link: link.clone(),
+            call: AtomicU64::new(0),
+        });
+        let waker = Waker::from(rouse.clone());
+        let registrations = tokens.iter().flatten().map(|token| token.on_cancel(waker.clone()));
+        let _registrations = registrations.collect();
+        Box::new(Tokens { tokens, _registrations, rouse })
     }
 }
 

@@ -226,7 +226,15 @@ impl Link {
     }
 
     /// Ends a connection that is over, after the last of what was sent before the end has been read.
+    #[inline]
     pub(super) fn settle(&self, state: &mut State, reader: &mut Reader) {
+        if state.over.is_some() {
+            self.settle_now(state, reader);
+        }
+    }
+
+    #[cold]
+    fn settle_now(&self, state: &mut State, reader: &mut Reader) {
         if let Some(error) = state.over.take() {
             if !state.severed {
                 self.drain(state, reader);

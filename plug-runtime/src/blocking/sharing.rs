@@ -121,10 +121,14 @@ impl State {
     }
 
     /// Has the reader read in the memory, if the other side has said that it writes there.
+    #[inline]
     pub(super) fn move_input(&mut self, reader: &mut Reader) {
-        if reader.ring.is_some() || !self.core.has_switched() {
-            return;
+        if reader.ring.is_none() && self.core.has_switched() {
+            self.begin_to_read_in_memory(reader);
         }
+    }
+
+    fn begin_to_read_in_memory(&mut self, reader: &mut Reader) {
         let Some(ring) = self.shared.reader.take() else { return };
         let polling = Polling::new(self.shared.may_poll);
         reader.ring = Some(Box::new(RingInput { ring, polling, bells_in_vain: 0 }));

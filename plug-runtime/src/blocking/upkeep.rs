@@ -38,9 +38,17 @@ impl Link {
     }
 
     /// Has the watcher tick for this connection, if it does not.
+    #[inline]
     pub(super) fn keep_ticking(self: &Arc<Self>, state: &mut State) {
+        if !state.ticking {
+            self.begin_ticking(state);
+        }
+    }
+
+    #[cold]
+    fn begin_ticking(self: &Arc<Self>, state: &mut State) {
         // While it is being loaded there may be no watcher, and then no tick.
-        if !state.ticking && watcher::tick(self) {
+        if watcher::tick(self) {
             state.ticking = true;
             state.workers.next_tick();
         }
@@ -111,7 +119,7 @@ impl Link {
             self.take_input(&mut state, reader, read);
         }
         lead.handle_events(&mut state, &mut wakes);
-        let _ = lead.release(&mut state, &mut wakes);
+        lead.release(&mut state, &mut wakes);
         state = self.leave_errand(state, &mut wakes);
         state = self.hire(state);
         drop(self.flush_or_leave_some(state));
@@ -178,14 +186,14 @@ impl Link {
         let mut wakes = Wakes::default();
         let mut state = self.lock();
         let abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((mut reader, nested)) = abandoned {
+        if let Some((mut reader, mut nested)) = abandoned {
             if state.over.is_some() {
                 self.settle(&mut state, &mut reader);
             }
             state.reader = Some(reader);
             state.leading = None;
             state.left = None;
-            self.enqueue_all(&mut state, nested);
+            self.enqueue_all(&mut state, &mut nested);
         }
         self.handle_events(&mut state, None, &mut wakes);
         if state.reader.is_some() {

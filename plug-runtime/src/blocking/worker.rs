@@ -209,7 +209,7 @@ impl Link {
                 state = self.flush_and_read(state, &mut lead, &patience);
                 let mut wakes = Wakes::default();
                 lead.handle_events(&mut state, &mut wakes);
-                lead.release_idle(&mut state, &mut wakes);
+                lead.release(&mut state, &mut wakes);
                 if !wakes.is_empty() {
                     drop(state);
                     wakes.wake();
@@ -288,10 +288,8 @@ impl Link {
             drop(state.drop_inbox(call));
             return state;
         }
-        let (deadline, metadata) = match request.extra.take() {
-            Some(extra) => (extra.deadline, extra.metadata),
-            None => (None, Vec::new()),
-        };
+        let extra = request.extra.take();
+        let deadline = extra.as_ref().and_then(|extra| extra.deadline);
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             let why = "the call's time was over before its handler could start";
             let error = Error::status(Code::DeadlineExceeded, why, Delivery::NotSent);
@@ -301,7 +299,7 @@ impl Link {
         }
         let messages =
             request.has_stream.then(|| Box::new(Messages::of_requests(self.clone(), call)));
-        let start = Start { id: call, link: self, deadline, metadata };
+        let start = Start { id: call, link: self, extra };
         let nobody = WeakPeer::default();
         let peer = self.peer.get().unwrap_or(&nobody);
         let current = dispatch.begin(worker.call.take(), request.method, start, peer);
@@ -312,20 +310,20 @@ impl Link {
             buffer = state.core.take_spare();
         }
         drop(state);
-        let outcome = dispatch.run(request, messages, &current, buffer, self.decode_limit());
+        let outcome = dispatch.run(request, messages, current, buffer, self.decode_limit());
         state = self.lock();
         state.workers.end_running();
         match outcome {
             Outcome::Answer(answer) => {
-                state.running.remove(call);
+                worker.call = state.running.remove(call);
                 worker.buffer = state.core.reply(call, answer);
-                worker.call = Some(current);
                 state.workers.note_unsent();
                 self.note_served(&mut state);
             }
             Outcome::Stream(source) => {
                 // If it was cancelled, the pump finds out.
-                if !current.cancel().is_cancelled() {
+                let current = state.running.get(call);
+                if current.is_some_and(|current| !current.cancel().is_cancelled()) {
                     state.core.begin_responses(call);
                 }
                 self.begin_pump(&mut state, call, source);
@@ -352,25 +350,28 @@ impl Link {
         self.keep_ticking(state);
     }
 
-    pub(super) fn enqueue_all(
-        self: &Arc<Self>,
-        state: &mut State,
-        tasks: impl IntoIterator<Item = Task>,
-    ) {
-        for task in tasks {
-            self.enqueue(state, task);
+    /// The same of several, which it takes away.
+    #[inline]
+    pub(super) fn enqueue_all(self: &Arc<Self>, state: &mut State, tasks: &mut Vec<Task>) {
+        if !tasks.is_empty() {
+            tasks.drain(..).for_each(|task| self.enqueue(state, task));
         }
     }
 
     /// Sees to it that somebody does what waits to be done, where this thread will not: one more worker for now. If that
     /// is not enough, the tick brings more.
+    #[inline]
     pub(super) fn hire<'a>(
+        self: &'a Arc<Self>,
+        state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        if state.workers.has_queue() { self.hire_one(state) } else { state }
+    }
+
+    fn hire_one<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
-        if !state.workers.has_queue() {
-            return state;
-        }
         let workers = &mut state.workers;
         if workers.called > 0 {
             return state;

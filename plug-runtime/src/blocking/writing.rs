@@ -72,7 +72,15 @@ impl Put<'_> {
 
 impl Link {
     /// Sends what is queued, and leaves what does not fit to the watcher.
+    #[inline]
     pub(super) fn flush_or_leave<'a>(
+        self: &'a Arc<Self>,
+        state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        if state.wants_flush() { self.flush_or_leave_rest(state) } else { state }
+    }
+
+    fn flush_or_leave_rest<'a>(
         self: &'a Arc<Self>,
         state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
@@ -146,8 +154,7 @@ impl Link {
         mut state: MutexGuard<'a, State>,
         mut writes: usize,
     ) -> (MutexGuard<'a, State>, Flushed) {
-        let closes = state.closing && state.core.has_no_calls();
-        if !closes && !state.has_unsent() {
+        if !state.wants_flush() {
             return (state, Flushed::Done);
         }
         // Who writes looks for more before it lets the role go.
@@ -266,6 +273,12 @@ impl Writer {
 }
 
 impl State {
+    /// Whether there is something to be written that nobody is writing, or the output is to be closed.
+    #[inline]
+    pub(super) fn wants_flush(&self) -> bool {
+        self.has_unsent() || (self.closing && self.core.has_no_calls())
+    }
+
     /// Whether a connection that is idle keeps memory for the next long message, to be asked with each tick. After a tenth of a
     /// second it does not.
     pub(super) fn keeps_memory(&mut self) -> bool {

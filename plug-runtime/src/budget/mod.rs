@@ -79,6 +79,10 @@ impl Budget {
         Budget::new(S::NAME, S::DESCRIPTORS, S::METHODS[method].name(), side)
     }
 
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// The same, with another limit.
     pub(crate) fn with_limit(self, limit: usize) -> Budget {
         Budget { limit, ..self }
@@ -86,15 +90,12 @@ impl Budget {
 
     /// Decodes a message, if it does not take more than it may.
     pub(crate) fn decode<M: Message + Default>(self, message: Bytes) -> Result<M, Undecodable> {
-        self.check(&message).map_err(Undecodable::TooLarge)?;
-        M::decode(message).map_err(Undecodable::Broken)
+        decode_within(self.limit, message, || self)
     }
 
+    #[cfg(test)]
     fn check(self, message: &[u8]) -> Result<(), Excess> {
-        if message.len() <= self.limit / NO_TYPE_IS_WORSE {
-            return Ok(());
-        }
-        self.check_long(message)
+        check_within(self.limit, message, || self)
     }
 
     #[cold]
@@ -103,6 +104,29 @@ impl Budget {
         let Some(root) = schema.root(self.method, self.side) else { return Ok(()) };
         measure(&schema.shapes, root, message, self.limit)
     }
+}
+
+/// Decodes a message, if it does not take more than `limit`. What it is made of is asked for only if it is long.
+#[inline]
+pub(crate) fn decode_within<M: Message + Default>(
+    limit: usize,
+    message: Bytes,
+    budget: impl FnOnce() -> Budget,
+) -> Result<M, Undecodable> {
+    check_within(limit, &message, budget).map_err(Undecodable::TooLarge)?;
+    M::decode(message).map_err(Undecodable::Broken)
+}
+
+#[inline]
+fn check_within(
+    limit: usize,
+    message: &[u8],
+    budget: impl FnOnce() -> Budget,
+) -> Result<(), Excess> {
+    if message.len() <= limit / NO_TYPE_IS_WORSE {
+        return Ok(());
+    }
+    budget().with_limit(limit).check_long(message)
 }
 
 /// Decodes descriptors of another process, if they do not take more than `limit`.

@@ -74,6 +74,15 @@ impl<T> ById<T> {
         }
     }
 
+    /// The same without moving it.
+    pub(crate) fn drop_one(&mut self, id: u64) {
+        if self.one.as_ref().is_some_and(|(one, _)| *one == id) {
+            self.one = None;
+        } else {
+            self.others.remove(&id);
+        }
+    }
+
     /// The ids of the calls for which something holds, in their order.
     pub(crate) fn ids_where(&self, mut holds: impl FnMut(&T) -> bool) -> Vec<u64> {
         let one = self.one.iter().map(|(id, value)| (id, value));

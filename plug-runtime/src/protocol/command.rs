@@ -523,7 +523,13 @@ impl Connection {
         self.outbox.push_long(first, first_len, last, message, self.features.credit);
     }
 
+    #[inline]
     fn check_size(&self, what: &str, len: usize) -> Result<()> {
+        if len as u64 <= self.sends_at_most { Ok(()) } else { self.check_size_again(what, len) }
+    }
+
+    #[cold]
+    fn check_size_again(&self, what: &str, len: usize) -> Result<()> {
         let (limit, whose) = match &self.peer {
             Some(peer) => {
                 let theirs = peer.message_limit();

@@ -61,6 +61,8 @@ pub(crate) struct Connection {
     pub(super) last_served: u64,
     /// How many of them are answered and only wait for the end of their requests.
     pub(super) draining: usize,
+    /// The longest message that both sides allow for; 0 before the other side's hello.
+    pub(super) sends_at_most: u64,
     /// What all streams together may bring.
     pub(super) window: Window,
     /// Memory for long messages: those that are no streams, and those of streams. Apart, since a stream that nobody
@@ -111,6 +113,7 @@ impl Connection {
             served: ById::default(),
             last_served: 0,
             draining: 0,
+            sends_at_most: 0,
             budget: Budget::new(REASSEMBLY),
             stream_budget: Budget::new(REASSEMBLY),
             sharing: Sharing::No,
@@ -216,13 +219,23 @@ impl Connection {
     // ---- input
 
     /// Takes bytes that arrived, however they were cut. After a failure they are ignored.
-    pub(crate) fn handle_bytes(&mut self, bytes: &[u8]) {
+    pub(crate) fn handle_bytes(&mut self, mut bytes: &[u8]) {
         if self.failure.is_some() {
             return;
         }
+        let had_switched = self.has_switched;
+        while let Some((frame, behind)) = self.splitter.first(bytes) {
+            if let Err(error) = self.handle_frame(frame) {
+                return self.fail(error);
+            }
+            self.splitter.pass(bytes.len() - behind.len());
+            if behind.is_empty() || self.has_switched != had_switched {
+                return;
+            }
+            bytes = behind;
+        }
         let empty = Splitter::new(self.side.other());
         let mut splitter = std::mem::replace(&mut self.splitter, empty);
-        let had_switched = self.has_switched;
         let result = splitter.feed(bytes, |frame| {
             self.handle_frame(frame)?;
             // What is behind a switch in the pipe is no frame: it is as if it had come with the next read.
@@ -412,13 +425,13 @@ impl Connection {
         self.peer.is_some() && (self.is_ready || self.side == Side::Plugin)
     }
 
-    pub(super) fn remove_made(&mut self, call: u64) -> Option<Made> {
-        let made = self.made.remove(call)?;
+    pub(super) fn remove_made(&mut self, call: u64) {
+        let Some(made) = self.made.get(call) else { return };
         if let Some(deadline) = made.deadline {
             self.remove_deadline(deadline, call);
         }
+        self.made.drop_one(call);
         self.forget_arriving(call);
-        Some(made)
     }
 
     pub(super) fn insert_deadline(&mut self, deadline: Instant, call: u64) {

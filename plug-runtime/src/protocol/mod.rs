@@ -24,7 +24,7 @@ mod tests;
 pub(crate) use call::ById;
 pub(crate) use command::Opening;
 pub(crate) use connection::Connection;
-pub(crate) use event::{Answer, Event, Request};
+pub(crate) use event::{Answer, Event, Extra, Request};
 pub(crate) use flow::Cost;
 pub(crate) use hello::{Config, Hello, MethodInfo, Pair, ServiceInfo};
 pub(crate) use memory::{none_for as no_memory_for, reserve};

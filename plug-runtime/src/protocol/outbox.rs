@@ -81,7 +81,8 @@ impl Default for Outbox {
 impl Outbox {
     /// Whether there is nothing that could be sent now.
     pub(super) fn is_empty(&self) -> bool {
-        self.ready.is_empty() && !self.turns.iter().any(|&call| self.can_go(call))
+        self.ready.is_empty()
+            && (self.turns.is_empty() || !self.turns.iter().any(|&call| self.can_go(call)))
     }
 
     /// Whether a flow in turns can send a fragment: others may have used up what all may send together.

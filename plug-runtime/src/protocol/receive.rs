@@ -120,6 +120,8 @@ impl Connection {
         }
         self.outbox.set_allowance(peer.connection_window);
         self.is_ready = self.side == super::Side::Plugin || !self.features.ready;
+        // It stays so: a side without a limit takes over that of the other.
+        self.sends_at_most = peer.message_limit().min(self.own.message_limit());
         self.peer = Some(peer);
         self.events.push_back(Event::Greeted);
         Ok(())

@@ -46,6 +46,9 @@ impl Splitter {
     ) -> Result<()> {
         if self.partial.is_empty() {
             let used = self.split(bytes, &mut handle)?;
+            if used == bytes.len() {
+                return Ok(());
+            }
             return append(&mut self.partial, &bytes[used..]);
         }
         let mut whole = std::mem::take(&mut self.partial);
@@ -54,6 +57,30 @@ impl Splitter {
         whole.drain(..used);
         self.partial = whole;
         Ok(())
+    }
+
+    /// The first frame of `bytes`, and what is behind it, if it is there as a whole and nothing is left from before. It
+    /// is for [`pass`](Self::pass) to note that it was handled. What [`feed`](Self::feed) does for the usual read, without
+    /// the splitter having to be taken away from who handles the frame.
+    #[inline]
+    pub(super) fn first<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        if self.preamble_of.is_some() || !self.partial.is_empty() {
+            return None;
+        }
+        let (len, behind) = match *bytes {
+            [len, ref behind @ ..] if len < 0x80 => (usize::from(len), behind),
+            [low, high, ref behind @ ..] if high < 0x80 => {
+                (usize::from(low & 0x7f) | usize::from(high) << 7, behind)
+            }
+            _ => return None,
+        };
+        behind.split_at_checked(len)
+    }
+
+    /// Notes that so many bytes were handled.
+    #[inline]
+    pub(super) fn pass(&mut self, bytes: usize) {
+        self.offset += bytes as u64;
     }
 
     /// Gives back the memory that a large frame has taken, if there is none at the moment.

@@ -37,7 +37,7 @@ struct Other {
 
 /// A call of the first method, which is unary. The second takes a stream.
 fn unary(link: &Arc<Link>) -> Outbound<'static> {
-    Outbound::new(1, crate::MethodKind::Unary, None, None, link).unwrap()
+    Outbound::new(1, crate::MethodKind::Unary, false, None, None, link)
 }
 
 /// A host's link and the plugin's end, greeted, with pipes that hold 4 KiB.
