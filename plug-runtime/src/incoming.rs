@@ -135,11 +135,13 @@ fn stream<R: Message + 'static>(responses: Result<Stream<R>>) -> Reply {
     Reply { outcome }
 }
 
+#[cold]
 fn undecodable(name: &str, error: &Undecodable) -> Reply {
     let (code, what) = error.of_request();
     refused(code, format!("the request of {name} {what}"))
 }
 
+#[cold]
 fn refused(code: Code, text: String) -> Reply {
     let error = Error::status(code, text, Delivery::NotSent);
     Reply { outcome: Outcome::Answer(Answer::Refused(error)) }

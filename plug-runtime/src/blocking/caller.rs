@@ -201,6 +201,7 @@ impl Link {
     }
 
     /// Waits in the queue of those that wait to make a call.
+    #[inline(never)]
     fn wait_for_space<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
@@ -236,13 +237,13 @@ impl Link {
         call: u64,
         patience: &Patience<'_>,
     ) -> Result<Bytes> {
-        let mut waiter = match Lead::take(self, &mut state, Some(call)) {
-            Some(lead) => {
+        let waiter = match Lead::take(self, &mut state, Some(call)) {
+            Some(mut lead) => {
                 // Not before: the outcome would find nobody if it came while the lock is free.
                 state = self.hire(state);
-                match self.read_until_done(state, lead, call, patience) {
-                    Ok(outcome) => return outcome,
-                    Err(waiter) => waiter,
+                match self.read_until_done(state, &mut lead, call, patience) {
+                    None => return lead.own.take_outcome(),
+                    Some(waiter) => waiter,
                 }
             }
             None => {
@@ -251,6 +252,17 @@ impl Link {
                 waiter
             }
         };
+        self.wait_beside(waiter, call, patience)
+    }
+
+    /// Waits for the reply while another thread reads, or until this one is needed for that.
+    #[inline(never)]
+    fn wait_beside(
+        self: &Arc<Self>,
+        mut waiter: Arc<Waiter>,
+        call: u64,
+        patience: &Patience<'_>,
+    ) -> Result<Bytes> {
         loop {
             match waiter.wait(patience) {
                 Woken::Done(outcome) => return outcome,
@@ -274,11 +286,11 @@ impl Link {
                             continue;
                         }
                     }
-                    if let Some(lead) = Lead::take(self, &mut state, Some(call)) {
+                    if let Some(mut lead) = Lead::take(self, &mut state, Some(call)) {
                         state.waiters.remove(&call);
-                        match self.read_until_done(state, lead, call, patience) {
-                            Ok(outcome) => return outcome,
-                            Err(again) => waiter = again,
+                        match self.read_until_done(state, &mut lead, call, patience) {
+                            None => return lead.own.take_outcome(),
+                            Some(again) => waiter = again,
                         }
                     }
                 }
@@ -294,15 +306,15 @@ impl Link {
         }
     }
 
-    /// Reads until the call has ended. If there is nothing more to read before that, or there are calls to be run on
-    /// this thread, the outcome comes to the waiter that is returned.
+    /// Reads until the call has ended, and leaves the outcome in the lead. If there is nothing more to read before that, or
+    /// there are calls to be run on this thread, the outcome comes to the waiter that is returned.
     fn read_until_done<'a>(
         self: &'a Arc<Self>,
         state: MutexGuard<'a, State>,
-        mut lead: Lead<'a>,
+        lead: &mut Lead<'a>,
         call: u64,
         patience: &Patience<'_>,
-    ) -> std::result::Result<Result<Bytes>, Arc<Waiter>> {
+    ) -> Option<Arc<Waiter>> {
         let mut wakes = Wakes::default();
         let is_done = |state: &mut State, lead: &mut Lead<'_>, wakes: &mut Wakes| {
             if lead.own.outcome.is_none() && !patience.is_endless() && patience.is_over() {
@@ -312,27 +324,24 @@ impl Link {
             }
             lead.own.outcome.is_some()
         };
-        let mut state = self.read_until(state, &mut lead, &mut wakes, patience, is_done);
+        let mut state = self.read_until(state, lead, &mut wakes, patience, is_done);
         // It may also have come with the end of the connection, as the role was given back.
-        let result = match lead.own.outcome.take() {
-            Some(outcome) => {
+        let waiter = match lead.own.outcome {
+            Some(_) => {
                 self.enqueue_all(&mut state, &mut lead.own.nested);
-                Ok(outcome)
+                None
             }
             None => {
-                let waiter = state.add_waiter(call);
-                if let Some(waiting) = state.waiters.get_mut(&call) {
-                    waiting.nested = std::mem::take(&mut lead.own.nested);
-                    waiter.look();
-                }
-                Err(waiter)
+                let waiter = state.add_waiter_with(call, std::mem::take(&mut lead.own.nested));
+                waiter.look();
+                Some(waiter)
             }
         };
         state = self.hire(state);
         // What is queued behind a full pipe must not wait for the next call.
         drop(self.flush_or_leave(state));
         wakes.wake();
-        result
+        waiter
     }
 
     /// Waits until `done` finds what it looks for, reading if nobody else does. `key` is the call in whose name this
@@ -409,16 +418,23 @@ impl Link {
                 lead.release(&mut state, wakes);
                 return state;
             }
-            if state.workers.has_queue() {
-                state = self.hire(state);
-            }
+            state = self.hire(state);
             if !wakes.is_empty() {
-                state = self.leave_drops(state, wakes);
-                drop(state);
-                std::mem::take(wakes).wake();
-                state = self.lock();
+                state = self.wake_between(state, wakes);
             }
         }
+    }
+
+    /// Wakes those whom this thread has brought something, which reads on.
+    #[inline(never)]
+    fn wake_between<'a>(
+        self: &'a Arc<Self>,
+        state: MutexGuard<'a, State>,
+        wakes: &mut Wakes,
+    ) -> MutexGuard<'a, State> {
+        drop(self.leave_drops(state, wakes));
+        std::mem::take(wakes).wake();
+        self.lock()
     }
 
     /// Ends a call for its caller, who does not wait any longer. The outcome goes where it would have gone.

@@ -18,7 +18,7 @@ use crate::stream::Outgoing;
 /// The role of reading, held by a thread, and not lost when that unwinds.
 pub(super) struct Lead<'a> {
     link: &'a Arc<Link>,
-    pub(super) reader: Option<Reader>,
+    pub(super) reader: Option<Box<Reader>>,
     pub(super) own: Own,
 }
 
@@ -30,6 +30,15 @@ pub(super) struct Own {
     pub(super) outcome: Option<Result<Bytes>>,
     /// Calls to be run on this thread, because the handler of `call` waits for them.
     pub(super) nested: Vec<Task>,
+}
+
+impl Own {
+    /// The outcome of the call, once it is there.
+    #[inline]
+    pub(super) fn take_outcome(&mut self) -> Result<Bytes> {
+        let Some(outcome) = self.outcome.take() else { unreachable!("it was waited for") };
+        outcome
+    }
 }
 
 impl<'a> Lead<'a> {
@@ -169,6 +178,7 @@ impl Woken {
 }
 
 impl Errand {
+    #[inline(never)]
     pub(super) fn run(self) {
         for call in self.cancelled {
             call.cancel().cancel();

@@ -18,13 +18,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::dispatch::Dispatch;
 use super::gathering::Gathering;
-use super::lead::{Own, Wakes};
+use super::lead::Wakes;
 use super::messages::Inbox;
 use super::pump::Pump;
 use super::sharing::{RingInput, Shared};
@@ -34,10 +33,10 @@ use super::worker::{Task, Workers};
 use crate::budget;
 use crate::call::CallState;
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
-use crate::log::{self, CallSpan, Source};
+use crate::log::{CallSpan, Source};
 use crate::offer::Offers;
 use crate::peer::WeakPeer;
-use crate::protocol::{Answer, ById, Connection, Event, Request, reserve};
+use crate::protocol::{ById, Connection, reserve};
 use crate::sys::bell::Bell;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::pipe;
@@ -47,7 +46,7 @@ use crate::sys::ring::RingWriter;
 pub(crate) struct Link {
     pub(super) state: Mutex<State>,
     /// The role of reading, and what was to run on the thread that had it, after that unwound.
-    pub(super) abandoned: Mutex<Option<(Reader, Vec<Task>)>>,
+    pub(super) abandoned: Mutex<Option<(Box<Reader>, Vec<Task>)>>,
     pub(super) input: OwnedFd,
     pub(super) interrupt: Interrupt,
     /// Wakes who reads with a call that can be cancelled. Made when the first of them is.
@@ -73,14 +72,15 @@ pub(crate) struct Link {
 
 pub(super) struct State {
     pub(super) core: Connection,
-    /// The role of reading; `None` while somebody has it.
-    pub(super) reader: Option<Reader>,
+    /// The role of reading; `None` while somebody has it. Boxed, as that of writing is: each call takes both and gives
+    /// them back, and processors are slow to copy what was just written in parts.
+    pub(super) reader: Option<Box<Reader>>,
     /// The call that the thread which reads waits for, if it waits for one, and its outcome if another thread has
     /// brought it.
     pub(super) leading: Option<u64>,
     pub(super) left: Option<Result<Bytes>>,
     /// The role of writing; `None` while somebody has it.
-    pub(super) writer: Option<Writer>,
+    pub(super) writer: Option<Box<Writer>>,
     /// Threads that wait while another reads: for the reply to a call or for the next message of one, by call, or for
     /// something else, by a ticket.
     pub(super) waiters: BTreeMap<u64, Waiting>,
@@ -126,7 +126,7 @@ pub(super) struct State {
     /// Whether that byte may be anywhere in what is read now.
     pub(super) severed: bool,
     /// Whether the watcher has been told of the failure.
-    reported: bool,
+    pub(super) reported: bool,
 }
 
 /// The role of reading, and the buffer for it.
@@ -138,10 +138,18 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Makes room for more at a time, if so many bytes have filled the buffer.
+    #[inline]
     pub(super) fn grow_after(&mut self, len: usize) {
+        if len == self.buffer.len() && len < READ_BUFFER {
+            self.grow();
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
         let mut buffer = Vec::new();
         // Where there is no memory for it, what there is does as well.
-        if len == self.buffer.len() && len < READ_BUFFER && reserve(&mut buffer, READ_BUFFER) {
+        if reserve(&mut buffer, READ_BUFFER) {
             buffer.extend(std::iter::repeat_n(0, READ_BUFFER));
             self.buffer = buffer.into_boxed_slice();
         }
@@ -181,13 +189,13 @@ impl Link {
         Ok(Arc::new(Link {
             state: Mutex::new(State {
                 core,
-                reader: Some(Reader {
+                reader: Some(Box::new(Reader {
                     buffer: vec![0; FIRST_READ_BUFFER].into_boxed_slice(),
                     ring: None,
-                }),
+                })),
                 leading: None,
                 left: None,
-                writer: Some(writer),
+                writer: Some(Box::new(writer)),
                 waiters: BTreeMap::new(),
                 last_ticket: TICKETS,
                 space: VecDeque::new(),
@@ -244,7 +252,7 @@ impl Link {
     }
 
     /// Has the thread that reads look at what another one has brought, if it listens.
-    fn rouse_leader(&self) {
+    pub(super) fn rouse_leader(&self) {
         if let Some(bell) = self.bell.get() {
             bell.ring();
         }
@@ -294,190 +302,6 @@ impl Link {
         if let Some(bell) = self.bell() {
             bell.ring();
         }
-    }
-
-    // ---- events
-
-    /// Acts on what the core has to say. What concerns `own`, the call of the thread that asks, is left there; the rest
-    /// goes to whom it concerns.
-    pub(super) fn handle_events(
-        self: &Arc<Self>,
-        state: &mut State,
-        mut own: Option<&mut Own>,
-        wakes: &mut Wakes,
-    ) {
-        while let Some(event) = state.core.poll_event() {
-            match event {
-                Event::Reply { call, outcome } => {
-                    self.handle_reply(state, call, outcome, own.as_deref_mut(), wakes);
-                }
-                Event::Request(request) => {
-                    self.handle_request(state, request, own.as_deref_mut(), wakes);
-                }
-                Event::Message { call, message, cost } => {
-                    let Some(inbox) = state.inboxes.get_mut(call) else {
-                        // Nobody reads it any more.
-                        state.core.consume(call, cost);
-                        continue;
-                    };
-                    inbox.messages.push_back((message, cost));
-                    if inbox.messages.len() == 1 {
-                        // Who waits has found it empty.
-                        state.wake_reader_of(call, wakes);
-                    }
-                }
-                Event::RequestsEnded { call, result } => {
-                    if let Some(inbox) = state.inboxes.get_mut(call) {
-                        inbox.end = Some(result);
-                        state.wake_reader_of(call, wakes);
-                    }
-                }
-                Event::Cancelled { call } => {
-                    self.handle_cancelled(state, call, own.as_deref_mut(), wakes)
-                }
-                Event::Freed => self.wake_space(state, wakes),
-                Event::Pong { payload } => {
-                    if let Ok(ticket) = payload.as_ref().try_into().map(u64::from_le_bytes) {
-                        state.pings.remove(&ticket);
-                        state.wake(ticket, wakes);
-                    }
-                }
-                Event::Goodbye(goodbye) => {
-                    self.report(Report::Goodbye(goodbye.grace));
-                    self.notify_all(state, wakes);
-                }
-                Event::Ready => state.wake_all(wakes),
-                Event::Log { call, record } => self.take_record(state, call, &record),
-                Event::Level { record } => log::set_level(&record),
-                Event::MemoryWanted(request) => state.make_memory(&request),
-                Event::MemoryOffered(offer) => state.take_memory(&offer),
-                Event::MemoryDeclined => state.shared = Shared::default(),
-                Event::Greeted => {}
-            }
-        }
-        if state.core.has_rooms() {
-            self.note_rooms(state);
-        }
-        if state.core.failure().is_some() && !state.reported {
-            state.reported = true;
-            self.report(Report::Failed);
-            self.notify_all(state, wakes);
-            self.ended.notify_all();
-        }
-    }
-
-    /// Has those streams go on that can.
-    pub(super) fn note_rooms(self: &Arc<Self>, state: &mut State) {
-        while let Some(call) = state.core.poll_room() {
-            if state.pumps.get_mut(call).is_some_and(Pump::take_room) {
-                self.enqueue(state, Task::Pump(call));
-            }
-        }
-    }
-
-    fn handle_reply(
-        self: &Arc<Self>,
-        state: &mut State,
-        call: u64,
-        outcome: Result<Bytes>,
-        own: Option<&mut Own>,
-        wakes: &mut Wakes,
-    ) {
-        // What it has still to send nobody wants.
-        if let Some(pump) = state.pumps.get_mut(call) {
-            // If it is being run, whoever does finds that it is over.
-            if let Some(source) = pump.stop() {
-                wakes.errand().dropped.push(source);
-                state.pumps.remove(call);
-            }
-        }
-        if let Some(inbox) = state.inboxes.get_mut(call) {
-            inbox.end = Some(outcome.map(drop));
-            state.wake_reader_of(call, wakes);
-            if state.leading == Some(call) {
-                self.rouse_leader();
-            }
-        } else if let Some(own) = own.filter(|own| own.call == Some(call)) {
-            own.outcome = Some(outcome);
-        } else if let Some(mut waiting) = state.waiters.remove(&call) {
-            // A handler that was to run on that thread has nobody to run on; its caller has ended, too.
-            self.enqueue_all(state, &mut waiting.nested);
-            wakes.some().done.push((waiting.waiter, outcome));
-            self.pass_on_if_free(state, wakes);
-        } else if state.leading == Some(call) {
-            state.left = Some(outcome);
-            self.rouse_leader();
-        }
-        state.ask_for_memory(1);
-        if let Some(span) = state.take_span(call) {
-            wakes.errand().spans.push(span);
-        }
-        self.wake_space(state, wakes);
-    }
-
-    fn handle_request(
-        self: &Arc<Self>,
-        state: &mut State,
-        mut request: Request,
-        own: Option<&mut Own>,
-        wakes: &mut Wakes,
-    ) {
-        if self.dispatch.get().is_none() {
-            let error = Error::of_kind(ErrorKind::Unimplemented, "this side serves nothing");
-            state.core.reply(request.call, Answer::Refused(error));
-            return;
-        }
-        if request.has_stream {
-            state.inboxes.insert(request.call, Inbox::default());
-        }
-        let Some(extra) = &mut request.extra else {
-            self.enqueue(state, Task::Request(request));
-            return;
-        };
-        let within = extra.within;
-        extra.deadline = extra.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let task = Task::Request(request);
-        if let Some(own) = own.filter(|own| own.call == Some(within)) {
-            own.nested.push(task);
-        } else if let Some(waiting) =
-            state.waiters.get_mut(&within).filter(|waiting| !waiting.is_busy)
-        {
-            waiting.nested.push(task);
-            wakes.some().look.push(waiting.waiter.clone());
-        } else {
-            self.enqueue(state, task);
-        }
-    }
-
-    /// The caller of a call of the other side has lost interest.
-    fn handle_cancelled(
-        &self,
-        state: &mut State,
-        call: u64,
-        own: Option<&mut Own>,
-        wakes: &mut Wakes,
-    ) {
-        if let Some(running) = state.running.get_mut(call) {
-            wakes.errand().cancelled.push(running.clone());
-            if let Some(source) = state.pumps.get_mut(call).and_then(Pump::stop) {
-                wakes.errand().dropped.push(source);
-                state.pumps.remove(call);
-                state.running.remove(call);
-                state.core.finish(call, Err(cancelled(Delivery::MayHaveRun)));
-            }
-            return;
-        }
-        // It has not begun.
-        let is_it = |task: &Task| task.is_request(call);
-        state.workers.withdraw(is_it);
-        if let Some(own) = own {
-            own.nested.retain(|task| !is_it(task));
-        }
-        for waiting in state.waiters.values_mut() {
-            waiting.nested.retain(|task| !is_it(task));
-        }
-        drop(state.drop_inbox(call));
-        state.core.reply(call, Answer::Refused(cancelled(Delivery::NotSent)));
     }
 
     /// Lets everybody look at the connection.
@@ -540,15 +364,16 @@ impl State {
     }
 
     pub(super) fn add_waiter(&mut self, call: u64) -> Arc<Waiter> {
-        let waiter = Arc::new(Waiter::new());
-        let waiting = Waiting { waiter: waiter.clone(), nested: Vec::new(), is_busy: false };
-        self.waiters.insert(call, waiting);
-        waiter
+        self.add_waiter_with(call, Vec::new())
     }
 
-    fn take_span(&mut self, call: u64) -> Option<CallSpan> {
-        // Most of the time there are none, and hashing is 4 % of the instructions of a call.
-        if self.spans.is_empty() { None } else { self.spans.remove(&call) }
+    /// The same of a thread with calls that are to be run on it meanwhile.
+    #[inline(never)]
+    pub(super) fn add_waiter_with(&mut self, call: u64, nested: Vec<Task>) -> Arc<Waiter> {
+        let waiter = Arc::new(Waiter::new());
+        let waiting = Waiting { waiter: waiter.clone(), nested, is_busy: false };
+        self.waiters.insert(call, waiting);
+        waiter
     }
 
     /// What was taken from the core and is not written, if nobody writes it at this moment.
@@ -566,21 +391,13 @@ impl State {
     }
 
     /// Wakes who waits by a name.
-    fn wake(&self, key: u64, wakes: &mut Wakes) {
+    pub(super) fn wake(&self, key: u64, wakes: &mut Wakes) {
         if let Some(waiting) = self.waiters.get(&key) {
             wakes.some().look.push(waiting.waiter.clone());
         }
     }
 
-    /// Wakes who waits for the next message of a stream.
-    fn wake_reader_of(&mut self, call: u64, wakes: &mut Wakes) {
-        self.wake(call, wakes);
-        if let Some(waker) = self.inboxes.get_mut(call).and_then(|inbox| inbox.waker.take()) {
-            wakes.errand().wakers.push(waker);
-        }
-    }
-
-    fn wake_all(&self, wakes: &mut Wakes) {
+    pub(super) fn wake_all(&self, wakes: &mut Wakes) {
         wakes.some().look.extend(self.waiters.values().map(|waiting| waiting.waiter.clone()));
     }
 }

@@ -214,6 +214,7 @@ impl State {
     }
 
     /// Drops what nobody will read: it counts as read, or it would be missing from what all streams together may bring.
+    #[inline(never)]
     pub(super) fn drop_inbox(&mut self, call: u64) -> Option<Inbox> {
         let mut inbox = self.inboxes.remove(call)?;
         for (_, cost) in inbox.messages.drain(..) {

@@ -8,6 +8,7 @@
 mod caller;
 mod describe;
 mod dispatch;
+mod events;
 mod gathering;
 mod greeting;
 mod heartbeat;

@@ -129,6 +129,7 @@ impl<'a> Tokens<'a> {
 impl Patience<'_> {
     /// The error of a call that this was for. A handler that was told to stop because the time is over may say so
     /// before this side does.
+    #[cold]
     pub(super) fn explain(&self, error: Error) -> Error {
         let is_told = matches!(error.code(), Code::Cancelled | Code::DeadlineExceeded);
         if error.kind() == ErrorKind::Status && is_told && self.is_over() {

@@ -37,7 +37,7 @@ impl Link {
         // A writer that waits for room in a pipe has to be waited for, too: this thread does whichever is possible first.
         let writer = if flushed == Flushed::Full { state.writer.take() } else { None };
         drop(state);
-        let Reader { buffer, ring } = reader;
+        let Reader { buffer, ring } = &mut **reader;
         let read = match ring {
             None if writer.is_none() && patience.is_endless() => {
                 self.interrupt.read(&self.input, buffer)
@@ -57,12 +57,12 @@ impl Link {
     /// Waits for the next bytes in the pipe, and takes them. `None`: it has not come to that.
     fn wait_and_read(
         self: &Arc<Self>,
-        writer: Option<Writer>,
+        writer: Option<Box<Writer>>,
         patience: &Patience<'_>,
         buffer: &mut [u8],
     ) -> io::Result<Option<usize>> {
         let is_readable = (writer.is_none() && patience.is_endless())
-            || self.wait_for_pipes(writer.as_ref(), patience);
+            || self.wait_for_pipes(writer.as_deref(), patience);
         if writer.is_some() {
             self.leave_writer(writer);
         }
@@ -73,7 +73,7 @@ impl Link {
     fn wait_and_read_ring(
         self: &Arc<Self>,
         input: &mut RingInput,
-        writer: Option<Writer>,
+        writer: Option<Box<Writer>>,
         patience: &Patience<'_>,
         buffer: &mut [u8],
     ) -> io::Result<Option<usize>> {
@@ -90,7 +90,7 @@ impl Link {
     }
 
     /// Gives the role of writing back. This thread may soon be busy with what it reads: then the watcher goes on.
-    fn leave_writer(self: &Arc<Self>, writer: Option<Writer>) {
+    fn leave_writer(self: &Arc<Self>, writer: Option<Box<Writer>>) {
         let mut state = self.lock();
         state.writer = writer;
         state.workers.note_unsent();
@@ -156,8 +156,33 @@ impl Link {
             state.core.handle_idle_bells(std::mem::take(&mut input.bells_in_vain));
         }
         match read {
+            Ok(Some(len)) if len > 0 && !state.severed => self.take_bytes(state, reader, len),
+            read => self.take_nothing(state, read),
+        }
+        self.settle(state, reader);
+    }
+
+    /// Hands bytes to the core.
+    #[inline]
+    fn take_bytes(&self, state: &mut State, reader: &mut Reader, mut len: usize) {
+        state.heard = true;
+        if reader.ring.is_some() {
+            state.owes_bell |= reader.must_wake_writer();
+        } else if state.rung && pipe::readable_bytes(&self.input) == 0 {
+            // It could complete a frame that the other side has only begun.
+            state.rung = false;
+            len -= 1;
+        }
+        state.core.handle_bytes(&reader.buffer[..len]);
+        state.move_input(reader);
+        reader.grow_after(len);
+    }
+
+    /// Notices the end, or that something is wrong with the input.
+    #[cold]
+    fn take_nothing(&self, state: &mut State, read: io::Result<Option<usize>>) {
+        match read {
             Ok(None) => {}
-            Ok(Some(len)) if state.severed && len > 0 => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == ErrorKind::InvalidData => state.core.close(&impossible()),
             Err(error) if !self.child => {
@@ -175,21 +200,9 @@ impl Link {
                     self.report(Report::OutputEnded);
                 }
             }
-            Ok(Some(mut len)) => {
-                state.heard = true;
-                if reader.ring.is_some() {
-                    state.owes_bell |= reader.must_wake_writer();
-                } else if state.rung && pipe::readable_bytes(&self.input) == 0 {
-                    // It could complete a frame that the other side has only begun.
-                    state.rung = false;
-                    len -= 1;
-                }
-                state.core.handle_bytes(&reader.buffer[..len]);
-                state.move_input(reader);
-                reader.grow_after(len);
-            }
+            // What a process says that was killed is not heard any more.
+            Ok(Some(_)) => {}
         }
-        self.settle(state, reader);
     }
 
     /// Reads what was sent by a process that has ended: another one may hold the pipe and go on writing.

@@ -51,6 +51,11 @@ pub(super) struct RingInput {
 }
 
 impl Shared {
+    /// Whether [`take_output`](Self::take_output) has something.
+    pub(super) fn has_output(&self) -> bool {
+        self.from.is_some()
+    }
+
     /// What is sent to memory, once, and from which position on.
     pub(super) fn take_output(&mut self) -> Option<(RingWriter, u64)> {
         let from = self.from.take()?;

@@ -78,7 +78,7 @@ impl Link {
         if !busy {
             let wait_for_input = wait_for_input && state.core.failure().is_none();
             if let (true, false, Some(key)) = (wait_for_input, state.armed, self.key.get()) {
-                let is_quiet = state.reader.as_ref().is_none_or(Reader::begin_to_wait);
+                let is_quiet = state.reader.as_deref().is_none_or(Reader::begin_to_wait);
                 state.armed = is_quiet && watcher::arm(*key, Source::Input, &self.input).is_ok();
                 // Where it cannot wait for one more pipe, it looks with each tick.
                 stands_in = !state.armed;
@@ -175,7 +175,7 @@ impl Link {
     }
 
     /// Leaves the role of reading to the watcher, for a thread that unwinds and may hold the lock.
-    pub(super) fn abandon(&self, reader: Reader, nested: Vec<Task>) {
+    pub(super) fn abandon(&self, reader: Box<Reader>, nested: Vec<Task>) {
         let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
         *abandoned = Some((reader, nested));
         self.report(Report::Unwound);
@@ -216,7 +216,7 @@ impl Link {
     /// Whether anything has come from the other side since this was last asked, read or not.
     pub(super) fn take_heard(&self) -> bool {
         let mut state = self.lock();
-        let has_bytes = state.reader.as_ref().is_some_and(Reader::has_bytes);
+        let has_bytes = state.reader.as_deref().is_some_and(Reader::has_bytes);
         std::mem::take(&mut state.heard) || has_bytes || pipe::readable_bytes(&self.input) > 0
     }
 

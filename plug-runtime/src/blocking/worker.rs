@@ -24,6 +24,7 @@ use crate::error::{Code, Delivery, Error};
 use crate::incoming::Outcome;
 use crate::peer::WeakPeer;
 use crate::protocol::{Answer, Request};
+use crate::stream::Outgoing;
 use crate::sys::thread;
 
 /// Something for a worker to do.
@@ -154,6 +155,17 @@ impl Workers {
         let starved = self.queue.iter().take_while(|(since, _)| *since < self.tick).count();
         let deaf = reader_is_free && self.running > 0 && self.free_since < self.tick;
         starved.min(self.threads.max(1)).max(deaf.into())
+    }
+}
+
+impl State {
+    /// Refuses a call whose time was over before its handler could start.
+    #[cold]
+    fn refuse_late(&mut self, call: u64) {
+        let why = "the call's time was over before its handler could start";
+        let error = Error::status(Code::DeadlineExceeded, why, Delivery::NotSent);
+        drop(self.drop_inbox(call));
+        self.core.reply(call, Answer::Refused(error));
     }
 }
 
@@ -291,10 +303,7 @@ impl Link {
         let extra = request.extra.take();
         let deadline = extra.as_ref().and_then(|extra| extra.deadline);
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            let why = "the call's time was over before its handler could start";
-            let error = Error::status(Code::DeadlineExceeded, why, Delivery::NotSent);
-            drop(state.drop_inbox(call));
-            state.core.reply(call, Answer::Refused(error));
+            state.refuse_late(call);
             return state;
         }
         let messages =
@@ -320,16 +329,19 @@ impl Link {
                 state.workers.note_unsent();
                 self.note_served(&mut state);
             }
-            Outcome::Stream(source) => {
-                // If it was cancelled, the pump finds out.
-                let current = state.running.get(call);
-                if current.is_some_and(|current| !current.cancel().is_cancelled()) {
-                    state.core.begin_responses(call);
-                }
-                self.begin_pump(&mut state, call, source);
-            }
+            Outcome::Stream(source) => self.begin_responses(&mut state, call, source),
         }
         state
+    }
+
+    #[inline(never)]
+    fn begin_responses(self: &Arc<Self>, state: &mut State, call: u64, source: Box<dyn Outgoing>) {
+        // If it was cancelled, the pump finds out.
+        let current = state.running.get(call);
+        if current.is_some_and(|current| !current.cancel().is_cancelled()) {
+            state.core.begin_responses(call);
+        }
+        self.begin_pump(state, call, source);
     }
 
     /// Lets those know who wait for the last call to be answered.

@@ -152,13 +152,69 @@ impl Link {
     pub(super) fn flush<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
-        mut writes: usize,
+        writes: usize,
     ) -> (MutexGuard<'a, State>, Flushed) {
         if !state.wants_flush() {
             return (state, Flushed::Done);
         }
         // Who writes looks for more before it lets the role go.
         let Some(mut writer) = state.writer.take() else { return (state, Flushed::Done) };
+        if !self.write_little(&mut state, &mut writer) {
+            return self.write_all(state, writer, writes);
+        }
+        state.writer = Some(writer);
+        (state, Flushed::Done)
+    }
+
+    /// Writes what is usual: a little, with the lock held, since nobody is there who could want it meanwhile. Says
+    /// whether that is all there is to do; if not, [`write_all`](Self::write_all) goes on from there.
+    ///
+    /// It could do this as well. But a call that comes after a pause finds no code in the processor's caches, and this is
+    /// a third of it.
+    #[inline]
+    fn write_little(self: &Arc<Self>, state: &mut State, writer: &mut Writer) -> bool {
+        let is_usual = state.is_quiet() && !state.closing && !state.shared.has_output();
+        if !is_usual || state.core.is_output_void() || !writer.buffer.is_empty() {
+            return false;
+        }
+        state.core.poll_output(&mut writer.buffer);
+        if state.core.has_rooms() {
+            self.note_rooms(state);
+        }
+        let len = writer.buffer.len();
+        if len == 0 || len > WRITTEN_UNDER_LOCK {
+            return false;
+        }
+        let Some(output) = &writer.output else { return false };
+        let mut put = match writer.ring.as_deref_mut() {
+            None => Put::Pipe { pipe: output, most: u64::MAX },
+            Some((ring, from)) if *from <= state.core.sent() => Put::Ring { ring, bell: output },
+            Some(_) => return false,
+        };
+        let Ok(Went { written, is_broken }) = put.write(&writer.buffer) else { return false };
+        if let Written::Bytes(bytes) = written {
+            writer.written = bytes;
+            state.core.handle_written(bytes);
+        }
+        if is_broken {
+            self.give_up_output(writer);
+        }
+        if is_broken || writer.written < len || state.owes_bell {
+            return false;
+        }
+        writer.written = 0;
+        writer.buffer.clear();
+        !state.core.has_output()
+    }
+
+    /// Writes what is queued, in at most `writes` goes.
+    #[inline(never)]
+    fn write_all<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        mut writer: Box<Writer>,
+        mut writes: usize,
+    ) -> (MutexGuard<'a, State>, Flushed) {
         let mut flushed = Flushed::Done;
         if writes == usize::MAX {
             // The watcher has others to look after.
@@ -250,6 +306,7 @@ impl Link {
     }
 
     /// Closes an output that nobody reads any more: a child that closes its input should end.
+    #[cold]
     fn give_up_output(&self, writer: &mut Writer) {
         self.close_output(writer);
         if self.child {

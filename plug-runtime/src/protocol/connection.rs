@@ -434,6 +434,7 @@ impl Connection {
         self.forget_arriving(call);
     }
 
+    #[inline(never)]
     pub(super) fn insert_deadline(&mut self, deadline: Instant, call: u64) {
         // Behind all others, as a rule.
         if let Err(at) = self.deadlines.binary_search(&(deadline, call)) {
@@ -441,6 +442,7 @@ impl Connection {
         }
     }
 
+    #[inline(never)]
     fn remove_deadline(&mut self, deadline: Instant, call: u64) {
         if let Ok(at) = self.deadlines.binary_search(&(deadline, call)) {
             self.deadlines.remove(at);
@@ -458,13 +460,19 @@ impl Connection {
 
     pub(super) fn forget_arriving(&mut self, call: u64) {
         if !self.budget.is_quiet() || !self.stream_budget.is_quiet() {
-            self.budget.forget(call);
-            self.stream_budget.forget(call);
-            self.admit_waiting();
+            self.forget_in_budgets(call);
         }
     }
 
+    #[inline(never)]
+    fn forget_in_budgets(&mut self, call: u64) {
+        self.budget.forget(call);
+        self.stream_budget.forget(call);
+        self.admit_waiting();
+    }
+
     /// Closes with an error in what arrived, and says where that was.
+    #[cold]
     pub(super) fn fail(&mut self, error: Error) {
         let error = if error.kind() == ErrorKind::Protocol {
             let message = format!(

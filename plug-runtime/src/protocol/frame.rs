@@ -143,6 +143,27 @@ impl Frame<'_> {
         put_number(out, field::TIMEOUT_US, self.timeout_us);
         put_number(out, field::WITHIN, self.within);
         put_number(out, field::FLAGS, u64::from(self.flags));
+        if self.total | self.credit | u64::from(self.code) != 0
+            || !self.message.is_empty()
+            || !matches!(self.metadata, Metadata::None)
+        {
+            self.encode_rare(out);
+        }
+        if payload_len != 0 {
+            out.push(field::PAYLOAD << 3 | wire::BYTES);
+            put_varint(out, payload_len as u64);
+        }
+        let len = (out.len() - begin - 1 + payload_len) as u64;
+        if len < 0x80 {
+            out[begin] = len as u8;
+        } else {
+            insert_long_len(out, begin, len);
+        }
+    }
+
+    /// Appends what few frames have. Apart, so that the others do not come by its code.
+    #[cold]
+    fn encode_rare(&self, out: &mut Vec<u8>) {
         put_number(out, field::TOTAL, self.total);
         put_number(out, field::CREDIT, self.credit);
         put_number(out, field::CODE, u64::from(self.code));
@@ -152,24 +173,6 @@ impl Frame<'_> {
             out.extend_from_slice(self.message.as_bytes());
         }
         self.metadata.encode(out);
-        if payload_len != 0 {
-            out.push(field::PAYLOAD << 3 | wire::BYTES);
-            put_varint(out, payload_len as u64);
-        }
-        let len = (out.len() - begin - 1 + payload_len) as u64;
-        if len < 0x80 {
-            out[begin] = len as u8;
-        } else {
-            // The head moves back by what the length takes beyond one byte.
-            let end = out.len();
-            put_varint(out, len);
-            let width = out.len() - end;
-            let mut prefix = [0; MAX_VARINT];
-            prefix[..width].copy_from_slice(&out[end..]);
-            out.truncate(end + width - 1);
-            out.copy_within(begin + 1..end, begin + width);
-            out[begin..begin + width].copy_from_slice(&prefix[..width]);
-        }
     }
 
     /// Appends the frame.
@@ -411,12 +414,35 @@ fn put_number(out: &mut Vec<u8>, number: u8, value: u64) {
 }
 
 #[inline(always)]
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+fn put_varint(out: &mut Vec<u8>, value: u64) {
+    if value < 0x80 {
+        out.push(value as u8);
+    } else {
+        put_long_varint(out, value);
+    }
+}
+
+#[inline(never)]
+fn put_long_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+/// Puts the length of a frame in front of it, in place of the one byte there: the head moves back by what the length
+/// takes beyond that.
+#[inline(never)]
+fn insert_long_len(out: &mut Vec<u8>, begin: usize, len: u64) {
+    let end = out.len();
+    put_varint(out, len);
+    let width = out.len() - end;
+    let mut prefix = [0; MAX_VARINT];
+    prefix[..width].copy_from_slice(&out[end..]);
+    out.truncate(end + width - 1);
+    out.copy_within(begin + 1..end, begin + width);
+    out[begin..begin + width].copy_from_slice(&prefix[..width]);
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ pub(super) fn reclaim(piece: Bytes) -> Vec<u8> {
 const KEPT_AT_MOST: usize = 4 << 20;
 
 /// The error of the one call whose message there is no memory for.
+#[cold]
 pub(crate) fn none_for(what: &str, len: u64) -> Error {
     Error::of_kind(
         ErrorKind::TooLarge,

@@ -25,7 +25,7 @@ impl Connection {
         }
         let frame = Frame::decode(bytes)?;
         if frame.kind < kind::IGNORABLE && frame.flags & !flag::ALL != 0 {
-            return Err(broken(&format!("unknown flags in {:#x}", frame.flags)));
+            return Err(unknown_flags(frame.flags));
         }
         if self.peer.is_none() {
             return self.handle_greeting(&frame);
@@ -41,9 +41,17 @@ impl Connection {
             kind::END => self.handle_end(&frame),
             kind::CANCEL if self.features.cancel => self.handle_cancel(&frame, bytes),
             kind::CREDIT if self.features.credit => self.handle_credit(&frame, bytes),
-            kind::PING | kind::PONG if self.features.ping => self.handle_ping(&frame, bytes),
-            kind::GOODBYE => self.handle_goodbye(&frame),
-            kind::MEMORY if self.features.shm => self.handle_memory(&frame),
+            _ => self.handle_rare(&frame, bytes),
+        }
+    }
+
+    /// Handles a frame that has no part in a call.
+    #[inline(never)]
+    fn handle_rare(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Result<()> {
+        match frame.kind {
+            kind::PING | kind::PONG if self.features.ping => self.handle_ping(frame, bytes),
+            kind::GOODBYE => self.handle_goodbye(frame),
+            kind::MEMORY if self.features.shm => self.handle_memory(frame),
             kind::SWITCH if self.features.shm => self.handle_switch(),
             kind::READY if self.features.ready => self.handle_ready(),
             kind::HELLO => Err(broken("a second hello")),
@@ -69,6 +77,7 @@ impl Connection {
 
     /// Counts a frame that does nothing, and that nobody has paid for: a flood of them ends the connection. Of what
     /// comes late for a call, only the heads count: it may be long.
+    #[inline(never)]
     pub(super) fn count_idle(&mut self, bytes: usize) -> Result<()> {
         self.count_idle_bytes(bytes as u64 + 1)
     }
@@ -92,6 +101,7 @@ impl Connection {
 
     // ---- greeting
 
+    #[cold]
     fn handle_greeting(&mut self, frame: &Frame<'_>) -> Result<()> {
         match frame.kind {
             kind::HELLO => {}
@@ -140,40 +150,20 @@ impl Connection {
 
     fn handle_open(&mut self, frame: &Frame<'_>) -> Result<()> {
         let call = frame.call;
-        if !self.greeted {
-            return Err(broken("a call before the hello of the side that serves it"));
-        }
-        if call == 0 || self.side.is_caller_of(call) {
-            return Err(broken(&format!(
-                "a call with the id {call}, which is not the sender's to use"
-            )));
-        }
-        if call <= self.last_served {
-            return Err(broken(&format!("the call id {call} was used before, or comes late")));
-        }
-        if self.own.max_calls != 0 && self.calls_open() >= self.own.max_calls as usize {
-            return Err(broken(&format!("more than {} calls at once", self.own.max_calls)));
+        if !self.greeted
+            || self.side.is_caller_of(call)
+            || call <= self.last_served
+            || (self.own.max_calls != 0 && self.calls_open() >= self.own.max_calls as usize)
+        {
+            return Err(self.why_not_opened(call));
         }
         self.last_served = call;
         self.count_useful();
-        let streams_requests = self.features.streams && self.takes_stream(frame.method);
         let extra = self.read_extra(frame)?;
         let mut request = Request { call, method: frame.method, extra, ..Request::default() };
-        if self.leaving.is_some() {
-            let requests = streams_requests.then(|| Box::new(Inflow::new(self.own.stream_window)));
-            self.served
-                .insert(call, Served { phase: Phase::Running, requests, is_cancelled: false });
-            let error = Error::of_kind(ErrorKind::Shutdown, "this side is shutting down");
-            self.reply(call, Answer::Refused(error));
-            return if streams_requests { self.handle_requests(frame) } else { Ok(()) };
-        }
-        if streams_requests {
-            let requests = Some(Box::new(Inflow::new(self.own.stream_window)));
-            self.served
-                .insert(call, Served { phase: Phase::Running, requests, is_cancelled: false });
-            request.has_stream = true;
-            self.events.push_back(Event::Request(request));
-            return self.handle_requests(frame);
+        let streams_requests = self.features.streams && self.takes_stream(frame.method);
+        if streams_requests || self.leaving.is_some() {
+            return self.open_rare(frame, request, streams_requests);
         }
         let mut message = Assembly::default();
         let limit = self.own.message_limit();
@@ -204,10 +194,51 @@ impl Connection {
         Ok(())
     }
 
+    #[cold]
+    fn why_not_opened(&self, call: u64) -> Error {
+        broken(&if !self.greeted {
+            "a call before the hello of the side that serves it".to_owned()
+        } else if call == 0 || self.side.is_caller_of(call) {
+            format!("a call with the id {call}, which is not the sender's to use")
+        } else if call <= self.last_served {
+            format!("the call id {call} was used before, or comes late")
+        } else {
+            format!("more than {} calls at once", self.own.max_calls)
+        })
+    }
+
+    /// Begins a call with a stream of requests, or one that comes when this side leaves.
+    #[inline(never)]
+    fn open_rare(
+        &mut self,
+        frame: &Frame<'_>,
+        mut request: Request,
+        streams_requests: bool,
+    ) -> Result<()> {
+        let call = frame.call;
+        let requests = streams_requests.then(|| Box::new(Inflow::new(self.own.stream_window)));
+        let phase = Phase::Running;
+        self.served.insert(call, Served { phase, requests, is_cancelled: false });
+        if self.leaving.is_some() {
+            let error = Error::of_kind(ErrorKind::Shutdown, "this side is shutting down");
+            self.reply(call, Answer::Refused(error));
+        } else {
+            request.has_stream = true;
+            self.events.push_back(Event::Request(request));
+        }
+        if streams_requests { self.handle_requests(frame) } else { Ok(()) }
+    }
+
+    #[inline]
     fn read_extra(&self, frame: &Frame<'_>) -> Result<Option<Box<Extra>>> {
-        if frame.timeout_us == 0 && frame.within == 0 && frame.metadata == Metadata::None {
+        if frame.timeout_us | frame.within == 0 && matches!(frame.metadata, Metadata::None) {
             return Ok(None);
         }
+        self.read_extra_parts(frame)
+    }
+
+    #[inline(never)]
+    fn read_extra_parts(&self, frame: &Frame<'_>) -> Result<Option<Box<Extra>>> {
         let mut extra = Extra::default();
         if self.features.deadline && frame.timeout_us != 0 {
             extra.timeout = Some(Duration::from_micros(frame.timeout_us));
@@ -233,6 +264,7 @@ impl Connection {
         self.served.len() + self.outbox.unsent_ends(counts)
     }
 
+    #[inline(never)]
     fn handle_request_fragment(&mut self, frame: &Frame<'_>, head: usize) -> Result<()> {
         let call = frame.call;
         let limit = self.own.message_limit();
@@ -275,6 +307,7 @@ impl Connection {
         self.reply(call, Answer::Refused(memory::none_for("a request", len)));
     }
 
+    #[inline(never)]
     fn handle_cancel(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Result<()> {
         let call = frame.call;
         if call == 0 || self.side.is_caller_of(call) || call > self.last_served {
@@ -325,6 +358,7 @@ impl Connection {
 
     // ---- calls of this side
 
+    #[inline(never)]
     fn handle_response(&mut self, frame: &Frame<'_>, head: usize) -> Result<()> {
         let call = frame.call;
         let limit = self.own.message_limit();
@@ -357,18 +391,7 @@ impl Connection {
         let made = self.made.get_mut(call).ok_or_else(|| unknown_call(call))?;
         let is_last = frame.flags & flag::LAST != 0;
         let outcome = if frame.code != 0 {
-            let delivery = if frame.flags & flag::NOT_STARTED != 0 {
-                Delivery::NotSent
-            } else {
-                Delivery::MayHaveRun
-            };
-            let code = Code::from_wire(frame.code);
-            if code == Code::DeadlineExceeded && made.deadline.is_some() {
-                // The other side's clock was a little faster.
-                Err(Error::of_kind(ErrorKind::Deadline, frame.message).with_delivery(delivery))
-            } else {
-                Err(Error::status(code, frame.message, delivery))
-            }
+            Err(failed(frame, made.deadline.is_some()))
         } else if let Some(responses) = &mut made.responses {
             if has_message(frame) {
                 return Err(broken("an end of a stream with a message"));
@@ -477,16 +500,36 @@ fn check_windows(peer: &Hello) -> Result<()> {
     Ok(())
 }
 
+/// The error that a call has ended with.
+#[cold]
+fn failed(frame: &Frame<'_>, has_deadline: bool) -> Error {
+    let delivery =
+        if frame.flags & flag::NOT_STARTED != 0 { Delivery::NotSent } else { Delivery::MayHaveRun };
+    let code = Code::from_wire(frame.code);
+    if code == Code::DeadlineExceeded && has_deadline {
+        // The other side's clock was a little faster.
+        return Error::of_kind(ErrorKind::Deadline, frame.message).with_delivery(delivery);
+    }
+    Error::status(code, frame.message, delivery)
+}
+
+#[cold]
+fn unknown_flags(flags: u32) -> Error {
+    broken(&format!("unknown flags in {flags:#x}"))
+}
+
 fn refusal(frame: &Frame<'_>) -> Error {
     let code = Code::from_wire(frame.code);
     let message = format!("it refused to start: {}", frame.message);
     Error::of_kind(ErrorKind::Handshake, message).with_code(code)
 }
 
+#[cold]
 fn ungranted(call: u64) -> Error {
     broken(&format!("the rest of a long message of the call {call} before it was granted"))
 }
 
+#[cold]
 pub(super) fn unknown_call(call: u64) -> Error {
     broken(&format!("a frame for the call {call}, which was not made or has ended"))
 }
