@@ -146,7 +146,7 @@ impl World {
             end.connection.poll_output(&mut out);
             end.taken = out.into();
         }
-        let written: Vec<u8> = end.taken.drain(..most.min(end.taken.len())).collect();
+        let written = read_from(&mut end.taken, most);
         end.connection.handle_written(written.len());
         let other = self.end(side.other());
         if other.hears {
@@ -156,7 +156,7 @@ impl World {
 
     fn read(&mut self, side: Side, most: usize) {
         let end = self.end(side);
-        let read: Vec<u8> = end.arriving.drain(..most.min(end.arriving.len())).collect();
+        let read = read_from(&mut end.arriving, most);
         end.connection.handle_bytes(&read);
     }
 

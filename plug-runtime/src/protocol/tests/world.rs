@@ -136,7 +136,7 @@ impl World {
             Step::Write(side, most, at_once) => self.write(side, most, at_once),
             Step::Read(side, most) => {
                 let end = self.end(side);
-                let read: Vec<u8> = end.arriving.drain(..most.min(end.arriving.len())).collect();
+                let read = read_from(&mut end.arriving, most);
                 end.connection.handle_bytes(&read);
             }
             Step::Ping(side) => {
