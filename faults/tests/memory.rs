@@ -10,18 +10,18 @@ use plug::prost::Message as _;
 use plug::{Code, Command, Delivery, Error, ErrorKind, Proxy as _};
 use plug_faults::flow::{AskRequest, FlowProxy, HomeService, House};
 
-// ---- an allocator that fails once
+// ---- an allocator that fails
 
 struct Failing;
 
-/// How many large allocations succeed until one fails. 0: all do.
+/// With which large allocation they begin to fail. 0: all succeed.
 static UNTIL: AtomicUsize = AtomicUsize::new(0);
 
 /// Larger than what anything here takes but a long message and its frames.
 const LARGE: usize = 32 << 10;
 
 fn fails(size: usize) -> bool {
-    let count = |until: usize| until.checked_sub(1);
+    let count = |until: usize| (until > 0).then(|| (until - 1).max(1));
     size > LARGE && UNTIL.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) == Ok(1)
 }
 
@@ -62,7 +62,8 @@ fn load() -> FlowProxy {
     command.serve::<HomeService>(Arc::new(House::default())).load().unwrap().proxy().unwrap()
 }
 
-/// Has every large allocation of a call fail in turn. `is_expected` is how the call may fail alone.
+/// Has the large allocations of a call fail from each on in turn: where one fails, another way may be tried. `is_expected`
+/// is how the call may fail alone.
 fn fail_each(call: impl Fn(&FlowProxy) -> plug::Result<()>, is_expected: impl Fn(&Error) -> bool) {
     // What is read once, and kept.
     call(&load()).unwrap();
@@ -73,7 +74,7 @@ fn fail_each(call: impl Fn(&FlowProxy) -> plug::Result<()>, is_expected: impl Fn
         let mut flow = load();
         UNTIL.store(nth, Ordering::Relaxed);
         let outcome = call(&flow);
-        let is_through = UNTIL.swap(0, Ordering::Relaxed) > 0;
+        let is_through = UNTIL.swap(0, Ordering::Relaxed) > 1;
         match outcome {
             Ok(()) if is_through => {}
             // The larger buffer for reading, which it can do without.

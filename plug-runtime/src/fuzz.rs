@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::budget::{Budget, Side};
 use crate::choices::Choices;
+use crate::encoding::Encoded;
 use crate::incoming::{Incoming, Outcome};
 use crate::plugin::Plugin;
 use crate::service::Services;
@@ -77,9 +78,8 @@ pub fn fuzz<P: Plugin>(plugin: &P, service: &str, data: &[u8]) {
 }
 
 fn read(mut responses: Box<dyn Outgoing>) {
-    let mut message = Vec::new();
+    let mut message = Encoded::default();
     for _ in 0..MOST_RESPONSES {
-        message.clear();
         match responses.poll_message(Waker::noop(), &mut message) {
             Poll::Ready(Some(Ok(()))) => {}
             Poll::Ready(None | Some(Err(_))) | Poll::Pending => return,

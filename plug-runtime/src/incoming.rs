@@ -6,8 +6,9 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::budget::{Budget, Undecodable, decode_within};
+use crate::encoding::encode_long;
 use crate::error::{Code, Delivery, Error, Result};
-use crate::protocol::{Answer, no_memory_for, reserve};
+use crate::protocol::{Answer, LONG};
 use crate::stream::{Arriving, Origin, Outgoing, Stream};
 
 /// A call on its way to its handler: what generated code dispatches.
@@ -115,11 +116,15 @@ fn respond(mut buffer: Vec<u8>, response: Result<impl Message>) -> Reply {
     let answer = match response {
         Ok(response) => {
             let len = response.encoded_len();
-            if reserve(&mut buffer, len) {
+            if len < LONG {
+                buffer.reserve(len);
                 response.encode_raw(&mut buffer);
                 Answer::Response(buffer)
             } else {
-                Answer::Failed(no_memory_for("the response", len as u64))
+                match encode_long(&response, len, buffer, "the response") {
+                    Ok(response) => Answer::Long(response.into()),
+                    Err(error) => Answer::Failed(error),
+                }
             }
         }
         Err(error) => Answer::Failed(error),

@@ -152,6 +152,7 @@ mod caller;
 mod cancel;
 mod choices;
 mod description;
+mod encoding;
 mod error;
 mod exit;
 mod fuzz;

@@ -11,6 +11,7 @@ use std::task::{Poll, Waker};
 use prost::Message;
 
 use crate::budget::Budget;
+use crate::encoding::Encoded;
 use crate::error::Result;
 use crate::panics;
 use channel::Receiver;
@@ -54,10 +55,10 @@ pub trait IntoStream<T> {
 
 /// A stream on its way to the other side.
 pub(crate) trait Outgoing: Send {
-    /// Encodes the next item to the end of `out`. `None` is the end of the stream, and so is an error.
+    /// Encodes the next item into `out`. `None` is the end of the stream, and so is an error.
     ///
     /// If there is no item yet, `waker` is woken once there may be; where the source is an iterator, this waits.
-    fn poll_message(&mut self, waker: &Waker, out: &mut Vec<u8>) -> Poll<Option<Result<()>>>;
+    fn poll_message(&mut self, waker: &Waker, out: &mut Encoded) -> Poll<Option<Result<()>>>;
 }
 
 impl<T: Send + 'static> Stream<T> {
@@ -142,13 +143,11 @@ impl<T> Iterator for Stream<T> {
 }
 
 impl<T: Message> Outgoing for Stream<T> {
-    fn poll_message(&mut self, waker: &Waker, out: &mut Vec<u8>) -> Poll<Option<Result<()>>> {
+    fn poll_message(&mut self, waker: &Waker, out: &mut Encoded) -> Poll<Option<Result<()>>> {
         // Iterators and drops of items are code of users, on a thread that may read for others.
         let polled = panics::catch("the stream", || {
-            self.poll_next(waker).map_ok(|item| {
-                out.reserve(item.encoded_len());
-                item.encode_raw(out);
-            })
+            self.poll_next(waker)
+                .map(|item| item.map(|item| item.and_then(|item| out.encode(&item))))
         });
         polled.unwrap_or_else(|error| {
             self.source = None;
@@ -206,10 +205,10 @@ mod tests {
     }
 
     fn polled(stream: &mut Stream<u64>, waker: &Waker) -> Poll<Option<Result<u64>>> {
-        let mut out = Vec::new();
+        let mut out = Encoded::default();
         stream
             .poll_message(waker, &mut out)
-            .map(|item| item.map(|item| item.map(|()| u64::decode(&out[..]).unwrap())))
+            .map(|item| item.map(|item| item.map(|()| u64::decode(&out.bytes[..]).unwrap())))
     }
 
     fn ready(stream: &mut Stream<u64>) -> Option<Result<u64>> {

@@ -14,9 +14,10 @@ use super::patience::{Patience, cancelled_here};
 use super::waiter::{Waiter, Woken};
 use super::watcher;
 use super::worker::{Task, Worker};
+use crate::encoding::encode_long;
 use crate::error::{Error, Result};
 use crate::options::Outbound;
-use crate::protocol::Opening;
+use crate::protocol::{Connection, LONG, Opening, Output};
 use crate::service::MethodKind;
 use crate::stream::Outgoing;
 
@@ -144,7 +145,7 @@ impl Link {
             Ok((failure, _)) => failure.map_or(Ok(()), Err),
             Err(mut state) => {
                 let mut wakes = Wakes::default();
-                state.core.handle_timeout(Instant::now(), &mut []);
+                state.core.handle_timeout(Instant::now(), &mut Output::default());
                 self.handle_events(&mut state, None, &mut wakes);
                 let failure = state.core.failure().map(Error::duplicate);
                 drop(state);
@@ -157,11 +158,47 @@ impl Link {
     // ---- opening
 
     /// Starts a call as soon as the other side takes one more.
+    #[inline]
     fn open(
         self: &Arc<Self>,
         outbound: &Outbound<'_>,
         request: Option<&impl Message>,
         patience: &Patience<'_>,
+    ) -> Result<(MutexGuard<'_, State>, u64)> {
+        let len = request.map_or(0, Message::encoded_len);
+        match request {
+            Some(request) if len >= LONG => self.open_long(outbound, request, len, patience),
+            _ => self.open_with(outbound, patience, |core, opening| {
+                core.open_short(opening, request, len)
+            }),
+        }
+    }
+
+    /// The same with a long request, which is encoded while others use the connection.
+    #[cold]
+    fn open_long(
+        self: &Arc<Self>,
+        outbound: &Outbound<'_>,
+        request: &impl Message,
+        len: usize,
+        patience: &Patience<'_>,
+    ) -> Result<(MutexGuard<'_, State>, u64)> {
+        let memory = {
+            let mut state = self.lock();
+            state.core.check_size("request", len)?;
+            state.core.take_spare()
+        };
+        // If it is not taken, it is dropped without the lock.
+        let mut message = Some(encode_long(request, len, memory, "the request")?);
+        self.open_with(outbound, patience, |core, opening| core.open_long(opening, &mut message))
+    }
+
+    #[inline]
+    fn open_with(
+        self: &Arc<Self>,
+        outbound: &Outbound<'_>,
+        patience: &Patience<'_>,
+        open: impl FnOnce(&mut Connection, &Opening<'_>) -> Result<u64>,
     ) -> Result<(MutexGuard<'_, State>, u64)> {
         let mut state = self.lock();
         let mut now = outbound.made_at;
@@ -191,7 +228,7 @@ impl Link {
             opening.deadline = outbound.deadline.map(|deadline| (deadline, now));
         }
         let unwinding = Unwinding(self);
-        let call = state.core.open(&opening, request)?;
+        let call = open(&mut state.core, &opening)?;
         drop(unwinding);
         patience.begin(call);
         if cfg!(feature = "tracing") && self.log.get().is_some() {

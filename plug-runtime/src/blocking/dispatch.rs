@@ -6,6 +6,7 @@ use std::task::{Poll, Waker};
 use super::messages::Messages;
 use crate::budget::{Budget, Side};
 use crate::call::{self, CallState, Start};
+use crate::encoding::Encoded;
 use crate::error::{Code, Delivery, Error, Result};
 use crate::incoming::{Incoming, Outcome};
 use crate::offer::{Handler, Offers};
@@ -139,7 +140,7 @@ impl Responses {
 }
 
 impl Outgoing for Responses {
-    fn poll_message(&mut self, waker: &Waker, out: &mut Vec<u8>) -> Poll<Option<Result<()>>> {
+    fn poll_message(&mut self, waker: &Waker, out: &mut Encoded) -> Poll<Option<Result<()>>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
         let _entered = call::enter(Some(self.call.clone()));
         let item = stream.poll_message(waker, out);
@@ -232,11 +233,11 @@ mod tests {
             let (call, outcome) = run(&dispatch, 1);
             let Outcome::Stream(mut stream) = outcome else { panic!("{outcome:?}") };
             for read in 0..reads {
-                let mut out = Vec::new();
+                let mut out = Encoded::default();
                 let polled = stream.poll_message(Waker::noop(), &mut out);
                 let Poll::Ready(item) = polled else { panic!("an iterator is always ready") };
                 assert_eq!(item.is_some(), read < 3);
-                let text: String = prost::Message::decode(&out[..]).unwrap();
+                let text: String = prost::Message::decode(&out.bytes[..]).unwrap();
                 assert_eq!(text, if read < 3 { "a.B/Watch" } else { "" });
             }
             assert_eq!(has_ended(&call), reads == 4);

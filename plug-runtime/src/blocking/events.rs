@@ -74,6 +74,7 @@ impl Link {
         self.report(Report::Failed);
         self.notify_all(state, wakes);
         self.ended.notify_all();
+        wakes.errand().parts.append(&mut state.core.take_dropped());
     }
 
     /// Has those streams go on that can.

@@ -7,7 +7,7 @@ use super::lead::{Lead, Wakes};
 use super::link::Link;
 use super::writing::Flushed;
 use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::Event;
+use crate::protocol::{Event, Output};
 use crate::sys::pipe::{self, Wait};
 
 impl Link {
@@ -87,7 +87,7 @@ impl Link {
                 let read = pipe::read(&self.input, &mut reader.buffer).map(Some);
                 self.take_input(&mut state, reader, read);
             }
-            state.core.handle_timeout(Instant::now(), &mut []);
+            state.core.handle_timeout(Instant::now(), &mut Output::default());
         }
     }
 }
@@ -128,7 +128,7 @@ mod tests {
             let mut theirs = Connection::new(Side::Plugin, hello(), None);
             say(&mut theirs);
             let mut bytes = Vec::new();
-            theirs.poll_output(&mut bytes);
+            theirs.poll_bytes(&mut bytes);
             rustix::io::write(&their_output, &bytes).unwrap();
             let core = Connection::new(Side::Host, hello(), None);
             let link = Link::new(core, input, output, true).unwrap();

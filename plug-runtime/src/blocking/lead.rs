@@ -6,7 +6,8 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use super::link::{Link, Reader, State};
+use super::link::{Link, State};
+use super::roles::Reader;
 use super::waiter::Waiter;
 use super::watcher::{self, Source};
 use super::worker::Task;
@@ -79,6 +80,9 @@ impl<'a> Lead<'a> {
             }
             state.reader = Some(reader);
             state.leading = None;
+            if state.core.has_dropped() {
+                wakes.errand().parts.append(&mut state.core.take_dropped());
+            }
             self.link.pass_on(state, wakes);
         }
     }
@@ -126,6 +130,8 @@ pub(super) struct Errand {
     pub(super) wakers: Vec<Waker>,
     /// What is sent no longer.
     pub(super) dropped: Vec<Box<dyn Outgoing>>,
+    /// Of messages that were sent: what users have made of their memory is dropped with it.
+    pub(super) parts: Vec<Bytes>,
     /// Of calls that have ended: to be dropped.
     pub(super) spans: Vec<CallSpan>,
 }
@@ -187,7 +193,7 @@ impl Errand {
             waker.wake();
         }
         // A panic in a drop of the user's is the user's; it must not end the thread that reads for all.
-        let dropped = (self.dropped, self.spans);
+        let dropped = (self.dropped, self.parts, self.spans);
         let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(dropped)));
     }
 }

@@ -22,11 +22,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use bytes::Bytes;
 
 use super::dispatch::Dispatch;
-use super::gathering::Gathering;
 use super::lead::Wakes;
 use super::messages::Inbox;
 use super::pump::Pump;
-use super::sharing::{RingInput, Shared};
+use super::roles::{Reader, Writer};
+use super::sharing::Shared;
 use super::waiter::Waiter;
 use super::watcher::{self, Key, Report};
 use super::worker::{Task, Workers};
@@ -36,11 +36,10 @@ use crate::error::{Code, Delivery, Error, ErrorKind, Result};
 use crate::log::{CallSpan, Source};
 use crate::offer::Offers;
 use crate::peer::WeakPeer;
-use crate::protocol::{ById, Connection, reserve};
+use crate::protocol::{ById, Connection, Output};
 use crate::sys::bell::Bell;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::pipe;
-use crate::sys::ring::RingWriter;
 
 /// The shared half of a connection. See the module's documentation.
 pub(crate) struct Link {
@@ -129,44 +128,6 @@ pub(super) struct State {
     pub(super) reported: bool,
 }
 
-/// The role of reading, and the buffer for it.
-pub(super) struct Reader {
-    pub(super) buffer: Box<[u8]>,
-    /// Where the other side sends to, if not to the pipe.
-    pub(super) ring: Option<Box<RingInput>>,
-}
-
-impl Reader {
-    /// Makes room for more at a time, if so many bytes have filled the buffer.
-    #[inline]
-    pub(super) fn grow_after(&mut self, len: usize) {
-        if len == self.buffer.len() && len < READ_BUFFER {
-            self.grow();
-        }
-    }
-
-    #[cold]
-    fn grow(&mut self) {
-        let mut buffer = Vec::new();
-        // Where there is no memory for it, what there is does as well.
-        if reserve(&mut buffer, READ_BUFFER) {
-            buffer.extend(std::iter::repeat_n(0, READ_BUFFER));
-            self.buffer = buffer.into_boxed_slice();
-        }
-    }
-}
-
-/// The role of writing, and what was taken from the core to be written.
-pub(super) struct Writer {
-    /// `None` once closed.
-    pub(super) output: Option<OwnedFd>,
-    pub(super) buffer: Vec<u8>,
-    pub(super) written: usize,
-    /// Where this side sends to, if not to the pipe, from a position on.
-    pub(super) ring: Option<Box<(RingWriter, u64)>>,
-    pub(super) gathering: Gathering,
-}
-
 /// A thread that waits because of a call, and the calls that are to be run on it meanwhile: those that the handler
 /// of its own call makes in turn.
 pub(super) struct Waiting {
@@ -189,10 +150,7 @@ impl Link {
         Ok(Arc::new(Link {
             state: Mutex::new(State {
                 core,
-                reader: Some(Box::new(Reader {
-                    buffer: vec![0; FIRST_READ_BUFFER].into_boxed_slice(),
-                    ring: None,
-                })),
+                reader: Some(Box::new(Reader::new())),
                 leading: None,
                 left: None,
                 writer: Some(Box::new(writer)),
@@ -354,7 +312,7 @@ impl State {
     /// Whether there is something to be written that nobody is writing.
     pub(super) fn has_unsent(&self) -> bool {
         self.writer.as_ref().is_some_and(|writer| {
-            writer.written < writer.buffer.len() || self.core.has_output() || self.owes_bell
+            !writer.taken.is_empty() || self.core.has_output() || self.owes_bell
         })
     }
 
@@ -377,10 +335,13 @@ impl State {
     }
 
     /// What was taken from the core and is not written, if nobody writes it at this moment.
-    pub(super) fn with_taken<R>(&mut self, act: impl FnOnce(&mut Connection, &mut [u8]) -> R) -> R {
+    pub(super) fn with_taken<R>(
+        &mut self,
+        act: impl FnOnce(&mut Connection, &mut Output) -> R,
+    ) -> R {
         match &mut self.writer {
-            Some(writer) => act(&mut self.core, &mut writer.buffer[writer.written..]),
-            None => act(&mut self.core, &mut []),
+            Some(writer) => act(&mut self.core, &mut writer.taken),
+            None => act(&mut self.core, &mut Output::default()),
         }
     }
 
@@ -408,9 +369,3 @@ pub(super) fn cancelled(delivery: Delivery) -> Error {
 
 /// The first ticket: more than any connection has calls.
 const TICKETS: u64 = 1 << 63;
-
-/// How much one read takes at most: as much as a pipe holds, ...
-const READ_BUFFER: usize = 64 << 10;
-
-/// ... but not before a read has filled this. A host has one of these for each plugin, and most are idle.
-const FIRST_READ_BUFFER: usize = 4 << 10;

@@ -23,6 +23,7 @@ mod polling;
 mod pump;
 mod reading;
 mod remote;
+mod roles;
 mod serve;
 mod sharing;
 mod stand_in;

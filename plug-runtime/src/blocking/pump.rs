@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::lead::Wakes;
 use super::link::{Link, State, cancelled};
 use super::worker::Task;
+use crate::encoding::Encoded;
 use crate::error::{Delivery, Result};
 use crate::panics;
 use crate::stream::Outgoing;
@@ -84,14 +85,13 @@ impl Link {
             return state;
         };
         let waker = Waker::from(Arc::new(PumpWaker { link: Arc::downgrade(self), call }));
-        let mut item = Vec::new();
+        let mut item = Encoded::default();
         state.workers.begin_running();
         let outcome = loop {
             if !state.core.can_send(call) {
                 break Some(Err(cancelled(Delivery::MayHaveRun)));
             }
             drop(state);
-            item.clear();
             let polled = poll(&mut *source, &waker, &mut item);
             state = self.lock();
             let is_wanted = state.core.can_send(call);
@@ -109,7 +109,15 @@ impl Link {
                     return self.flush_or_leave(state);
                 }
             }
-            let has_room = match state.core.send(call, &item) {
+            let sent = match item.long.take() {
+                None => state.core.send(call, &item.bytes),
+                Some(long) => {
+                    let sent = state.core.send_long(call, *long);
+                    item.bytes = state.core.take_spare();
+                    sent
+                }
+            };
+            let has_room = match sent {
                 Ok(has_room) => has_room,
                 Err(error) => break Some(Err(error)),
             };
@@ -164,7 +172,7 @@ impl Link {
 }
 
 /// Asks a source for its next item. A panic is an error.
-fn poll(source: &mut dyn Outgoing, waker: &Waker, item: &mut Vec<u8>) -> Poll<Option<Result<()>>> {
+fn poll(source: &mut dyn Outgoing, waker: &Waker, item: &mut Encoded) -> Poll<Option<Result<()>>> {
     panics::catch("the stream", || source.poll_message(waker, item))
         .unwrap_or_else(|error| Poll::Ready(Some(Err(error))))
 }

@@ -1,19 +1,22 @@
 //! Bytes from a pipe, or from memory that both sides share, to the core.
 
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::lead::Lead;
-use super::link::{Link, Reader, State, Writer};
+use super::link::{Link, State};
 use super::patience::Patience;
+use super::roles::{Reader, Writer};
 use super::sharing::RingInput;
 use super::watcher::Report;
 use super::writing::Flushed;
 use crate::error::{self, Error};
+use crate::protocol::{Connection, Place};
 use crate::sys::bell::Bell;
 use crate::sys::pipe::{self, Wait};
-use crate::sys::ring::Impossible;
+use crate::sys::ring::{Impossible, RingReader};
 
 impl Link {
     /// Sends what is queued, then takes what arrives next, waiting for it as long as the patience lasts. Returns once
@@ -36,14 +39,15 @@ impl Link {
         let Some(reader) = lead.reader.as_mut() else { return state };
         // A writer that waits for room in a pipe has to be waited for, too: this thread does whichever is possible first.
         let writer = if flushed == Flushed::Full { state.writer.take() } else { None };
+        reader.borrow(&mut state.core);
         drop(state);
-        let Reader { buffer, ring } = &mut **reader;
+        let (mut target, ring) = reader.target();
         let read = match ring {
             None if writer.is_none() && patience.is_endless() => {
-                self.interrupt.read(&self.input, buffer)
+                self.interrupt.read(&self.input, |input| target.read(input))
             }
-            None => self.wait_and_read(writer, patience, buffer),
-            Some(input) => self.wait_and_read_ring(input, writer, patience, buffer),
+            None => self.wait_and_read(writer, patience, target),
+            Some(input) => self.wait_and_read_ring(input, writer, patience, target),
         };
         state = self.lock();
         self.take_input(&mut state, reader, read);
@@ -59,14 +63,17 @@ impl Link {
         self: &Arc<Self>,
         writer: Option<Box<Writer>>,
         patience: &Patience<'_>,
-        buffer: &mut [u8],
+        mut target: Target<'_>,
     ) -> io::Result<Option<usize>> {
         let is_readable = (writer.is_none() && patience.is_endless())
             || self.wait_for_pipes(writer.as_deref(), patience);
         if writer.is_some() {
             self.leave_writer(writer);
         }
-        if is_readable { self.interrupt.read(&self.input, buffer) } else { Ok(None) }
+        if !is_readable {
+            return Ok(None);
+        }
+        self.interrupt.read(&self.input, |input| target.read(input))
     }
 
     /// The same for bytes in memory: what comes by the pipe are bells.
@@ -75,18 +82,18 @@ impl Link {
         input: &mut RingInput,
         writer: Option<Box<Writer>>,
         patience: &Patience<'_>,
-        buffer: &mut [u8],
+        target: Target<'_>,
     ) -> io::Result<Option<usize>> {
         let RingInput { ring, polling, .. } = &mut *input;
         let is_there = ring.has_bytes() || polling.poll(|| ring.has_bytes());
         let mut bells = Ok(None);
         if !is_there && ring.begin_to_wait() {
-            bells = self.wait_and_read(writer, patience, &mut [0; BELLS]);
+            bells = self.wait_and_read(writer, patience, Target::Buffer(&mut [0; BELLS]));
             ring.end_waiting();
         } else if writer.is_some() {
             self.leave_writer(writer);
         }
-        take_from(input, bells, buffer)
+        take_from(input, bells, target)
     }
 
     /// Gives the role of writing back. This thread may soon be busy with what it reads: then the watcher goes on.
@@ -98,16 +105,22 @@ impl Link {
     }
 
     /// Takes what is there, without waiting: for the watcher, which must never wait.
-    pub(super) fn read_now(&self, reader: &mut Reader) -> io::Result<Option<usize>> {
+    pub(super) fn read_now(
+        &self,
+        state: &mut State,
+        reader: &mut Reader,
+    ) -> io::Result<Option<usize>> {
+        reader.borrow(&mut state.core);
         let now = Some(Instant::now());
         // Somebody may have read it since it was announced; as long as the role is this thread's, nobody does.
         let is_readable = pipe::wait(&[Wait::readable(&self.input)], now)[0];
         let mut bells = [0; BELLS];
-        let buffer = if reader.ring.is_some() { &mut bells } else { &mut *reader.buffer };
-        let read = if is_readable { pipe::read(&self.input, buffer).map(Some) } else { Ok(None) };
-        match &mut reader.ring {
+        let (mut target, ring) = reader.target();
+        let from_pipe = if ring.is_some() { &mut Target::Buffer(&mut bells) } else { &mut target };
+        let read = if is_readable { from_pipe.read(&self.input).map(Some) } else { Ok(None) };
+        match ring {
             None => read,
-            Some(input) => take_from(input, read, &mut reader.buffer),
+            Some(input) => take_from(input, read, target),
         }
     }
 
@@ -157,15 +170,16 @@ impl Link {
         }
         match read {
             Ok(Some(len)) if len > 0 && !state.severed => self.take_bytes(state, reader, len),
-            read => self.take_nothing(state, read),
+            read => self.take_nothing(state, reader, read),
         }
         self.settle(state, reader);
     }
 
     /// Hands bytes to the core.
     #[inline]
-    fn take_bytes(&self, state: &mut State, reader: &mut Reader, mut len: usize) {
+    fn take_bytes(&self, state: &mut State, reader: &mut Reader, read: usize) {
         state.heard = true;
+        let mut len = read;
         if reader.ring.is_some() {
             state.owes_bell |= reader.must_wake_writer();
         } else if state.rung && pipe::readable_bytes(&self.input) == 0 {
@@ -173,14 +187,24 @@ impl Link {
             state.rung = false;
             len -= 1;
         }
+        if reader.place.is_some() {
+            return state.take_place(reader, read - len);
+        }
         state.core.handle_bytes(&reader.buffer[..len]);
         state.move_input(reader);
-        reader.grow_after(len);
+        reader.resize_after(len, state.core.has_place());
     }
 
     /// Notices the end, or that something is wrong with the input.
     #[cold]
-    fn take_nothing(&self, state: &mut State, read: io::Result<Option<usize>>) {
+    fn take_nothing(
+        &self,
+        state: &mut State,
+        reader: &mut Reader,
+        read: io::Result<Option<usize>>,
+    ) {
+        let ignored = read.as_ref().ok().copied().flatten();
+        state.take_place(reader, ignored.unwrap_or(0));
         match read {
             Ok(None) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -207,6 +231,7 @@ impl Link {
 
     /// Reads what was sent by a process that has ended: another one may hold the pipe and go on writing.
     pub(super) fn drain(&self, state: &mut State, reader: &mut Reader) {
+        state.take_place(reader, 0);
         let mut left = pipe::readable_bytes(&self.input).saturating_sub(state.rung.into());
         while left > 0 && !state.input_ended && state.core.failure().is_none() {
             if reader.ring.is_some() {
@@ -259,13 +284,69 @@ impl Link {
     }
 }
 
+/// Where bytes are read to.
+enum Target<'a> {
+    Buffer(&'a mut [u8]),
+    /// Straight to where they belong.
+    Place(&'a mut Place),
+}
+
+impl Target<'_> {
+    #[inline]
+    fn read(&mut self, pipe: &OwnedFd) -> io::Result<usize> {
+        match self {
+            Target::Buffer(buffer) => pipe::read(pipe, buffer),
+            Target::Place(place) => {
+                place.fill(|memory, most| pipe::read_behind(pipe, memory, most))
+            }
+        }
+    }
+
+    fn read_ring(&mut self, ring: &mut RingReader) -> Result<usize, Impossible> {
+        match self {
+            Target::Buffer(buffer) => ring.read(buffer),
+            Target::Place(place) => place.fill(|memory, most| ring.read_behind(memory, most)),
+        }
+    }
+}
+
+impl State {
+    /// Takes memory back that was lent, but for the last bytes that came there, which do not count.
+    #[cold]
+    fn take_place(&mut self, reader: &mut Reader, ignored: usize) {
+        if let Some(mut place) = reader.place.take() {
+            place.withdraw(ignored);
+            self.core.take_back(place);
+        }
+    }
+}
+
+impl Reader {
+    /// Borrows the place where the next bytes belong, if the core knows one, until they are handed to it. Who does not come
+    /// to that leaves it to the next who has this role.
+    #[inline]
+    pub(super) fn borrow(&mut self, core: &mut Connection) {
+        if core.has_place() && self.place.is_none() {
+            self.place = core.lend();
+        }
+    }
+
+    fn target(&mut self) -> (Target<'_>, Option<&mut RingInput>) {
+        let target = match &mut self.place {
+            None => Target::Buffer(&mut self.buffer),
+            Some(place) => Target::Place(place),
+        };
+        (target, self.ring.as_deref_mut())
+    }
+}
+
 /// Takes bytes from memory, after a look into the pipe, whose end comes behind them.
 fn take_from(
     input: &mut RingInput,
     bells: io::Result<Option<usize>>,
-    buffer: &mut [u8],
+    mut target: Target<'_>,
 ) -> io::Result<Option<usize>> {
-    match input.ring.read(buffer) {
+    match target.read_ring(&mut input.ring) {
         Ok(0) => match bells? {
             Some(0) => Ok(Some(0)),
             count => {

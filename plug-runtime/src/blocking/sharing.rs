@@ -10,8 +10,9 @@ use std::hash::BuildHasher as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
-use super::link::{Reader, State};
+use super::link::State;
 use super::polling::Polling;
+use super::roles::Reader;
 use crate::protocol::{MemoryOffer, MemoryRequest};
 use crate::sys::memory::SharedMemory;
 use crate::sys::ring::{self, End, RingReader, RingWriter};

@@ -4,7 +4,8 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::lead::{Lead, Wakes};
-use super::link::{Link, Reader, State};
+use super::link::{Link, State};
+use super::roles::Reader;
 use super::watcher::{self, Key, Report, Source};
 use super::worker::Task;
 use crate::error::{Error, ErrorKind};
@@ -85,6 +86,12 @@ impl Link {
             }
             busy = stands_in || state.keeps_memory();
             state.ticking = busy;
+            if state.core.has_dropped() {
+                let mut wakes = Wakes::default();
+                wakes.errand().parts = state.core.take_dropped();
+                state = self.leave_errand(state, &mut wakes);
+                wakes.wake();
+            }
         } else {
             state.quiet_ticks = 0;
         }
@@ -115,7 +122,7 @@ impl Link {
         let mut state = self.lock();
         let Some(mut lead) = Lead::take(self, &mut state, None) else { return };
         if let Some(reader) = lead.reader.as_mut() {
-            let read = self.read_now(reader);
+            let read = self.read_now(&mut state, reader);
             self.take_input(&mut state, reader, read);
         }
         lead.handle_events(&mut state, &mut wakes);

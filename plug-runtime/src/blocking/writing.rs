@@ -4,11 +4,11 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::gathering::Gathering;
-use super::link::{Link, State, Writer};
+use super::link::{Link, State};
 use super::reading::impossible;
+use super::roles::Writer;
 use super::watcher::{self, Report, Source};
-use crate::protocol;
+use crate::protocol::{self, Output};
 use crate::sys::pipe::{self, Wait, Written};
 use crate::sys::ring::{Impossible, RingWriter};
 
@@ -39,15 +39,21 @@ struct Went {
 }
 
 impl Put<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<Went, Impossible> {
+    fn write(&mut self, output: &Output) -> Result<Went, Impossible> {
         match self {
             Put::Pipe { pipe, most } => {
-                let len = usize::try_from(*most).unwrap_or(usize::MAX).min(bytes.len());
-                let written = pipe::write(pipe, &bytes[..len]);
+                let most = usize::try_from(*most).unwrap_or(usize::MAX);
+                let written = match output.whole() {
+                    Some(bytes) => pipe::write(pipe, &bytes[..most.min(bytes.len())]),
+                    None => pipe::write_parts(pipe, output.parts(), most),
+                };
                 Ok(Went { written, is_broken: written == Written::Broken })
             }
             Put::Ring { ring, bell } => loop {
-                let written = ring.write(bytes)?;
+                let written = match output.whole() {
+                    Some(bytes) => ring.write(bytes)?,
+                    None => ring.write_parts(output.parts())?,
+                };
                 if written > 0 {
                     let is_broken = ring.must_wake() && pipe::ring(bell) == Written::Broken;
                     // Another thread of the other side may have read them before the last one ended.
@@ -174,15 +180,14 @@ impl Link {
     #[inline]
     fn write_little(self: &Arc<Self>, state: &mut State, writer: &mut Writer) -> bool {
         let is_usual = state.is_quiet() && !state.closing && !state.shared.has_output();
-        if !is_usual || state.core.is_output_void() || !writer.buffer.is_empty() {
+        if !is_usual || state.core.is_output_void() || !writer.taken.is_empty() {
             return false;
         }
-        state.core.poll_output(&mut writer.buffer);
+        state.core.poll_output(&mut writer.taken);
         if state.core.has_rooms() {
             self.note_rooms(state);
         }
-        let len = writer.buffer.len();
-        if len == 0 || len > WRITTEN_UNDER_LOCK {
+        if writer.taken.is_empty() || writer.taken.len() > WRITTEN_UNDER_LOCK {
             return false;
         }
         let Some(output) = &writer.output else { return false };
@@ -191,19 +196,17 @@ impl Link {
             Some((ring, from)) if *from <= state.core.sent() => Put::Ring { ring, bell: output },
             Some(_) => return false,
         };
-        let Ok(Went { written, is_broken }) = put.write(&writer.buffer) else { return false };
+        let Ok(Went { written, is_broken }) = put.write(&writer.taken) else { return false };
         if let Written::Bytes(bytes) = written {
-            writer.written = bytes;
-            state.core.handle_written(bytes);
+            state.core.advance(&mut writer.taken, bytes);
         }
         if is_broken {
             self.give_up_output(writer);
         }
-        if is_broken || writer.written < len || state.owes_bell {
+        if is_broken || !writer.taken.is_empty() || state.owes_bell {
             return false;
         }
-        writer.written = 0;
-        writer.buffer.clear();
+        writer.taken.clear();
         !state.core.has_output()
     }
 
@@ -230,13 +233,12 @@ impl Link {
                 self.close_output(&mut writer);
                 break;
             }
-            if writer.written == writer.buffer.len() {
-                writer.written = 0;
-                writer.buffer.clear();
+            if writer.taken.is_empty() {
+                writer.taken.clear();
                 if !state.core.has_output() {
                     break;
                 }
-                state.core.poll_output(&mut writer.buffer);
+                state.core.poll_output(&mut writer.taken);
                 if state.core.has_rooms() {
                     self.note_rooms(&mut state);
                 }
@@ -246,7 +248,7 @@ impl Link {
                 break;
             }
             writes -= 1;
-            let rest = &writer.buffer[writer.written..];
+            let rest = writer.taken.len();
             let mut put = match writer.ring.as_deref_mut() {
                 Some((ring, from)) if *from <= state.core.sent() => {
                     Put::Ring { ring, bell: output }
@@ -254,14 +256,14 @@ impl Link {
                 Some((_, from)) => Put::Pipe { pipe: output, most: *from - state.core.sent() },
                 None => Put::Pipe { pipe: output, most: u64::MAX },
             };
-            let result = if rest.len() <= WRITTEN_UNDER_LOCK && state.is_quiet() {
+            let result = if rest <= WRITTEN_UNDER_LOCK && state.is_quiet() {
                 // Nobody is there who could want the lock meanwhile, and taking it again costs 2 %.
-                put.write(rest)
+                put.write(&writer.taken)
             } else {
                 // If the connection ends now, whatever is being written may have been sent.
-                state.core.handle_writing(rest.len());
+                state.core.handle_writing(rest);
                 drop(state);
-                let result = put.write(rest);
+                let result = put.write(&writer.taken);
                 state = self.lock();
                 state.core.handle_writing(0);
                 result
@@ -275,8 +277,7 @@ impl Link {
             };
             match written {
                 Written::Bytes(bytes) => {
-                    writer.written += bytes;
-                    state.core.handle_written(bytes);
+                    state.core.advance(&mut writer.taken, bytes);
                 }
                 Written::Full => {
                     flushed = put.full();
@@ -287,6 +288,9 @@ impl Link {
             if is_broken {
                 self.give_up_output(&mut writer);
             }
+        }
+        if writer.output.is_none() {
+            state.core.discard_output(&mut writer.taken);
         }
         state.ring_bell(&writer);
         if state.closing && flushed == Flushed::Done && state.core.has_no_calls() {
@@ -322,13 +326,6 @@ impl Link {
     }
 }
 
-impl Writer {
-    pub(super) fn new(output: OwnedFd) -> Writer {
-        let gathering = Gathering::default();
-        Writer { output: Some(output), buffer: Vec::new(), written: 0, ring: None, gathering }
-    }
-}
-
 impl State {
     /// Whether there is something to be written that nobody is writing, or the output is to be closed.
     #[inline]
@@ -340,7 +337,10 @@ impl State {
     /// second it does not.
     pub(super) fn keeps_memory(&mut self) -> bool {
         let keeps = self.core.keeps_memory()
-            || self.writer.as_ref().is_some_and(|writer| protocol::is_large(&writer.buffer));
+            || self
+                .writer
+                .as_ref()
+                .is_some_and(|writer| protocol::is_large(writer.taken.capacity()));
         if !keeps {
             return false;
         }
@@ -349,8 +349,8 @@ impl State {
             return true;
         }
         self.core.release();
-        if let Some(writer) = self.writer.as_mut().filter(|writer| writer.buffer.is_empty()) {
-            writer.buffer = Vec::new();
+        if let Some(writer) = &mut self.writer {
+            writer.taken.release();
         }
         false
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::FRAGMENT;
 use super::event::Request;
 use super::flow::Inflow;
-use super::memory;
+use super::memory::{self, Kept};
 use super::outbox::SentAt;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -228,8 +228,40 @@ pub(super) struct Assembly {
 #[derive(Debug)]
 enum Arrived {
     Bytes(Vec<u8>),
+    /// So many bytes, in memory that is lent for more.
+    Lent(u64),
     /// There was no memory for it: its bytes are counted and dropped.
     Lost(u64),
+}
+
+/// A fragment of a message, as it arrives.
+pub(super) trait Fragment {
+    fn len(&self) -> usize;
+
+    /// The message, of which this is all. `None` if there is no memory for it.
+    fn into_message(self) -> Option<Bytes>;
+
+    /// Adds it to those before it, of a message of `total` bytes. Says whether there was memory for it.
+    fn add_to(self, bytes: &mut Vec<u8>, total: u64) -> bool;
+}
+
+/// One that lies in what was read.
+impl Fragment for &[u8] {
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+
+    fn into_message(self) -> Option<Bytes> {
+        memory::copy(self)
+    }
+
+    fn add_to(self, bytes: &mut Vec<u8>, total: u64) -> bool {
+        let has_room = memory::grow(bytes, self.len(), total);
+        if has_room {
+            bytes.extend_from_slice(self);
+        }
+        has_room
+    }
 }
 
 /// What a fragment has come to.
@@ -248,9 +280,10 @@ impl Assembly {
     ///
     /// `limit` is the largest message that this side told the other it receives. Memory is taken as
     /// bytes arrive, never because a number announces them.
+    #[inline]
     pub(super) fn add(
         &mut self,
-        fragment: &[u8],
+        fragment: impl Fragment,
         total: u64,
         is_last: bool,
         limit: u64,
@@ -261,11 +294,43 @@ impl Assembly {
                 return Ok(Added::alone(fragment));
             }
         }
-        if fragment.len() > FRAGMENT {
-            return Err(broken(&format!("a fragment has {} bytes", fragment.len())));
+        self.add_to_others(fragment, total, is_last, limit)
+    }
+
+    fn add_to_others(
+        &mut self,
+        fragment: impl Fragment,
+        total: u64,
+        is_last: bool,
+        limit: u64,
+    ) -> Result<Added> {
+        let so_far = self.check(fragment.len(), total, is_last, limit)?;
+        if is_last && so_far == fragment.len() as u64 {
+            return Ok(Added::alone(fragment));
         }
-        let before = self.arrived.len();
-        let so_far = before + fragment.len() as u64;
+        let mut bytes = match std::mem::take(&mut self.arrived) {
+            Arrived::Bytes(bytes) => Some(bytes),
+            Arrived::Lent(_) => Some(Vec::new()),
+            Arrived::Lost(_) => None,
+        };
+        bytes =
+            bytes.and_then(|mut bytes| fragment.add_to(&mut bytes, self.total).then_some(bytes));
+        Ok(match bytes {
+            Some(bytes) if is_last => Added::Whole(Bytes::from(bytes)),
+            None if is_last => Added::Lost(so_far),
+            bytes => {
+                self.arrived = bytes.map_or(Arrived::Lost(so_far), Arrived::Bytes);
+                Added::Part
+            }
+        })
+    }
+
+    /// Holds a fragment against those before it. Returns how many bytes have arrived with it.
+    fn check(&mut self, len: usize, total: u64, is_last: bool, limit: u64) -> Result<u64> {
+        if len > FRAGMENT {
+            return Err(broken(&format!("a fragment has {len} bytes")));
+        }
+        let so_far = self.arrived.len() + len as u64;
         if self.total == 0 {
             // The total is on the first of several fragments; alone, a fragment is the whole.
             self.total = if total == 0 && is_last { so_far } else { total };
@@ -287,23 +352,33 @@ impl Assembly {
                 self.total
             )));
         }
-        if is_last && before == 0 {
-            return Ok(Added::alone(fragment));
+        Ok(so_far)
+    }
+
+    /// Lends the memory for a message to who reads the next fragment of it, with room for that, if it can be added. It comes
+    /// back as that fragment. `spare` is memory to begin with.
+    pub(super) fn lend(
+        &mut self,
+        len: usize,
+        total: u64,
+        is_last: bool,
+        limit: u64,
+        kept: &mut Kept,
+    ) -> Option<Vec<u8>> {
+        let before = self.total;
+        let is_fit = self.check(len, total, is_last, limit).is_ok();
+        let whole = std::mem::replace(&mut self.total, before);
+        let Arrived::Bytes(bytes) = &mut self.arrived else { return None };
+        let mut memory = std::mem::take(bytes);
+        if memory.capacity() == 0 && is_fit {
+            memory = kept.take(whole);
         }
-        let stored = match &mut self.arrived {
-            Arrived::Bytes(bytes) => store(bytes, fragment),
-            Arrived::Lost(_) => false,
-        };
-        if !stored {
-            self.arrived = Arrived::Lost(so_far);
+        if is_fit && memory::grow(&mut memory, len, whole) {
+            self.arrived = Arrived::Lent(memory.len() as u64);
+            return Some(memory);
         }
-        if !is_last {
-            return Ok(Added::Part);
-        }
-        Ok(match std::mem::take(&mut self.arrived) {
-            Arrived::Bytes(bytes) => Added::Whole(Bytes::from(bytes)),
-            Arrived::Lost(len) => Added::Lost(len),
-        })
+        self.arrived = Arrived::Bytes(memory);
+        None
     }
 
     /// Whether a first fragment has arrived, and more must follow.
@@ -320,7 +395,7 @@ impl Assembly {
     pub(super) fn held(&self) -> usize {
         match &self.arrived {
             Arrived::Bytes(bytes) => bytes.capacity(),
-            Arrived::Lost(_) => 0,
+            Arrived::Lent(_) | Arrived::Lost(_) => 0,
         }
     }
 }
@@ -329,7 +404,7 @@ impl Arrived {
     fn len(&self) -> u64 {
         match self {
             Arrived::Bytes(bytes) => bytes.len() as u64,
-            Arrived::Lost(len) => *len,
+            Arrived::Lent(len) | Arrived::Lost(len) => *len,
         }
     }
 }
@@ -342,21 +417,11 @@ impl Default for Arrived {
 
 impl Added {
     /// What the only fragment of a message comes to.
-    fn alone(fragment: &[u8]) -> Added {
-        match memory::copy(fragment) {
-            Some(message) => Added::Whole(message),
-            None => Added::Lost(fragment.len() as u64),
-        }
+    #[inline]
+    fn alone(fragment: impl Fragment) -> Added {
+        let len = fragment.len() as u64;
+        fragment.into_message().map_or(Added::Lost(len), Added::Whole)
     }
-}
-
-/// Says whether there was memory for it.
-fn store(bytes: &mut Vec<u8>, fragment: &[u8]) -> bool {
-    let has_room = memory::reserve(bytes, fragment.len());
-    if has_room {
-        bytes.extend_from_slice(fragment);
-    }
-    has_room
 }
 
 #[cold]
@@ -372,24 +437,27 @@ mod tests {
     fn fragments_make_a_message() {
         let mut assembly = Assembly::default();
         let whole = |text: &'static str| Added::Whole(text.into());
-        assert_eq!(assembly.add(b"ab", 5, false, 10).unwrap(), Added::Part);
+        assert_eq!(assembly.add(&b"ab"[..], 5, false, 10).unwrap(), Added::Part);
         assert!(assembly.has_begun());
-        assert_eq!(assembly.add(b"c", 0, false, 10).unwrap(), Added::Part);
-        assert_eq!(assembly.add(b"de", 0, true, 10).unwrap(), whole("abcde"));
-        assert_eq!(Assembly::default().add(b"", 0, true, 10).unwrap(), whole(""));
-        assert_eq!(Assembly::default().add(b"x", 1, true, 10).unwrap(), whole("x"));
+        assert_eq!(assembly.add(&b"c"[..], 0, false, 10).unwrap(), Added::Part);
+        assert_eq!(assembly.add(&b"de"[..], 0, true, 10).unwrap(), whole("abcde"));
+        assert_eq!(Assembly::default().add(&b""[..], 0, true, 10).unwrap(), whole(""));
+        assert_eq!(Assembly::default().add(&b"x"[..], 1, true, 10).unwrap(), whole("x"));
     }
 
     #[test]
     fn totals_are_kept() {
-        assert!(Assembly::default().add(b"ab", 1, false, 10).is_err(), "more than the total");
-        assert!(Assembly::default().add(b"a", 2, true, 10).is_err(), "less than the total");
-        assert!(Assembly::default().add(b"a", 0, false, 10).is_err(), "no total");
-        assert!(Assembly::default().add(b"", 0, false, 10).is_err(), "no total and no bytes");
-        assert!(Assembly::default().add(b"a", 11, false, 10).is_err(), "over the limit");
-        assert!(Assembly::default().add(b"abc", 0, true, 2).is_err(), "over the limit at once");
+        assert!(Assembly::default().add(&b"ab"[..], 1, false, 10).is_err(), "more than the total");
+        assert!(Assembly::default().add(&b"a"[..], 2, true, 10).is_err(), "less than the total");
+        assert!(Assembly::default().add(&b"a"[..], 0, false, 10).is_err(), "no total");
+        assert!(Assembly::default().add(&b""[..], 0, false, 10).is_err(), "no total and no bytes");
+        assert!(Assembly::default().add(&b"a"[..], 11, false, 10).is_err(), "over the limit");
+        assert!(
+            Assembly::default().add(&b"abc"[..], 0, true, 2).is_err(),
+            "over the limit at once"
+        );
         let mut assembly = Assembly::default();
-        assembly.add(b"a", 3, false, 10).unwrap();
-        assert!(assembly.add(b"b", 3, false, 10).is_err(), "a second total");
+        assembly.add(&b"a"[..], 3, false, 10).unwrap();
+        assert!(assembly.add(&b"b"[..], 3, false, 10).is_err(), "a second total");
     }
 }

@@ -1,34 +1,20 @@
 //! What a driver has a connection do.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 
-use super::call::{Assembly, Made, Phase, Served};
+use super::FRAGMENT;
+use super::call::{Assembly, Phase, Served};
 use super::connection::{Connection, broken};
 use super::event::{Answer, Event};
 use super::flow::{Cost, Inflow};
-use super::frame::{Frame, Metadata, flag, kind, within_frame};
-use super::memory;
+use super::frame::{Frame, flag, kind, within_frame};
+use super::long::Long;
 use super::outbox::SentAt;
-use super::{FRAGMENT, MAX_METADATA, Side, metadata_len};
+use super::output::Output;
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
-
-/// What a call is made with.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Opening<'a> {
-    /// The method's number in the other side's hello.
-    pub(crate) method: u32,
-    /// Which sides are streams.
-    pub(crate) streams_requests: bool,
-    pub(crate) streams_responses: bool,
-    /// When the call ends at the latest, and what time it is now.
-    pub(crate) deadline: Option<(Instant, Instant)>,
-    /// The call of the other side in whose handler this one is made; 0 if none.
-    pub(crate) within: u64,
-    pub(crate) metadata: &'a [(String, Bytes)],
-}
 
 impl Connection {
     // ---- greeting
@@ -77,125 +63,12 @@ impl Connection {
 
     // ---- calls of this side
 
-    /// Starts a call and returns its id. Exactly one [`Event::Reply`] follows. `request` is `None` where the requests
-    /// are a stream: they follow with [`send`](Self::send), up to [`end_requests`](Self::end_requests).
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::TooLarge`] if the other side does not receive messages of that size, or there is no memory to encode
-    /// one, [`ErrorKind::Unimplemented`] for a stream to a side that knows none, and why the connection is over if it is. Nothing was sent, and no
-    /// event follows.
-    pub(crate) fn open(
-        &mut self,
-        opening: &Opening<'_>,
-        request: Option<&impl Message>,
-    ) -> Result<u64> {
-        if let Some(error) = self.failure.as_ref().or(self.leaving.as_ref()) {
-            return Err(error.duplicate());
-        }
-        let len = request.map_or(0, Message::encoded_len);
-        self.check_size("request", len)?;
-        self.check_opening(opening)?;
-        let call = self.next_call;
-        self.next_call += 2;
-        let begins_at = self.outbox.position();
-        let open = Frame {
-            kind: kind::OPEN,
-            call,
-            method: opening.method,
-            timeout_us: self.timeout_us(opening),
-            within: if self.features.within { opening.within } else { 0 },
-            metadata: match opening.metadata {
-                [] => Metadata::None,
-                pairs => Metadata::Pairs(pairs),
-            },
-            ..Frame::default()
-        };
-        let sent_at = match request {
-            None => {
-                let sent_at = self.outbox.push(&open);
-                let window = self.peer.as_ref().map_or(0, |peer| peer.stream_window);
-                self.outbox.begin_stream(call, window);
-                sent_at
-            }
-            Some(request) if len <= FRAGMENT => {
-                let open = Frame { flags: flag::LAST | flag::HALF_CLOSE, ..open };
-                self.outbox.push_with(&open, len, |out| request.encode_raw(out))
-            }
-            Some(request) => {
-                let message = encode_long(request, len, std::mem::take(&mut self.outbox.spare))?;
-                let flags = flag::HALF_CLOSE;
-                let last = Frame { kind: kind::MESSAGE, call, flags, ..Frame::default() };
-                self.push_long(open, last, message);
-                SentAt::Unfinished
-            }
-        };
-        let deadline = opening.deadline.map(|(deadline, _)| deadline);
-        if let Some(deadline) = deadline {
-            self.insert_deadline(deadline, call);
-        }
-        let made = Made {
-            begins_at,
-            sent_at,
-            is_abandoned: false,
-            deadline,
-            response: Assembly::default(),
-            responses: opening
-                .streams_responses
-                .then(|| Box::new(Inflow::new(self.own.stream_window))),
-            is_one_frame: request.is_some() && sent_at != SentAt::Unfinished,
-        };
-        self.made.insert(call, made);
-        Ok(call)
-    }
-
-    fn check_opening(&self, opening: &Opening<'_>) -> Result<()> {
-        if (opening.streams_requests || opening.streams_responses) && !self.features.streams {
-            return Err(Error::of_kind(
-                ErrorKind::Unimplemented,
-                "the other side knows no streams: its plug-runtime is too old, or it is another implementation",
-            ));
-        }
-        if !self.greeted || !self.is_ready {
-            let message = if self.side == Side::Host {
-                "the plugin is still starting: what it calls while it starts cannot call it in turn"
-            } else {
-                "the host takes no calls before the plugin has started: its plug-runtime is too old"
-            };
-            let error = Error::of_kind(ErrorKind::Shutdown, message);
-            return Err(error.with_code(Code::FailedPrecondition));
-        }
-        if opening.metadata.is_empty() {
-            return Ok(());
-        }
-        if !self.features.metadata {
-            let message = "the other side takes no metadata";
-            return Err(Error::of_kind(ErrorKind::Unimplemented, message));
-        }
-        let len = metadata_len(opening.metadata);
-        if len > MAX_METADATA {
-            let message = format!("the metadata has {len} bytes; the limit is {MAX_METADATA}");
-            return Err(Error::of_kind(ErrorKind::TooLarge, message));
-        }
-        Ok(())
-    }
-
-    /// How much time a call has, for the other side. A call without any left still says so: 0 would mean that it
-    /// has all the time there is.
-    fn timeout_us(&self, opening: &Opening<'_>) -> u64 {
-        let Some((deadline, now)) = opening.deadline.filter(|_| self.features.deadline) else {
-            return 0;
-        };
-        let left = deadline.saturating_duration_since(now).as_micros();
-        u64::try_from(left).unwrap_or(u64::MAX).max(1)
-    }
-
     /// Ends a call of this side for its caller: one [`Event::Reply`] with `error`, which learns whether the call was
     /// sent. One that was not will not be. For the other side it goes on until that has ended it.
     ///
     /// `taken` is what [`poll_output`](Self::poll_output) gave and the operating system has not taken; empty if that is
     /// out of reach.
-    pub(crate) fn cancel(&mut self, call: u64, error: &Error, taken: &mut [u8]) {
+    pub(crate) fn cancel(&mut self, call: u64, error: &Error, taken: &mut Output) {
         let Some(made) = self.made.get_mut(call).filter(|made| !made.is_abandoned) else { return };
         made.is_abandoned = true;
         let begins_at = made.begins_at;
@@ -247,6 +120,20 @@ impl Connection {
         }
         self.check_size("message", message.len())?;
         Ok(self.outbox.send(call, message))
+    }
+
+    /// The same with a long message.
+    pub(crate) fn send_long(&mut self, call: u64, message: Long) -> Result<bool> {
+        let checked = match self.failure {
+            Some(_) => Ok(true),
+            None => self.check_size("message", message.len()).map(|()| false),
+        };
+        if let Ok(false) = checked {
+            self.outbox.keep(&message);
+            return Ok(self.outbox.send_long(call, message));
+        }
+        self.outbox.drop_later(message);
+        checked
     }
 
     /// Whether a stream can be sent: its call has not ended, nor was it given up.
@@ -323,27 +210,42 @@ impl Connection {
 
     // ---- calls of the other side
 
-    /// Memory to encode a response into, if there is some from a long one before.
+    /// Memory to encode a message into, if there is some from a long one before.
     pub(crate) fn take_spare(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.outbox.spare)
+        self.outbox.take_spare()
+    }
+
+    /// Whether [`take_dropped`](Self::take_dropped) has something.
+    pub(crate) fn has_dropped(&self) -> bool {
+        self.outbox.has_dropped()
+    }
+
+    /// Parts of messages that were sent, or are not sent after all, to be dropped where code of users may run.
+    pub(crate) fn take_dropped(&mut self) -> Vec<Bytes> {
+        self.outbox.take_dropped()
     }
 
     /// Answers a call of the other side. An answer that is too late is dropped. Returns the buffer of a response
     /// that was copied out of it, empty, to be used for the next one.
     pub(crate) fn reply(&mut self, call: u64, answer: Answer) -> Vec<u8> {
         let served = self.served.get(call).filter(|_| self.failure.is_none());
-        let Some(Served { phase, is_cancelled, .. }) = served else { return Vec::new() };
-        if matches!(phase, Phase::Draining) {
+        let served = served.filter(|served| !matches!(served.phase, Phase::Draining));
+        let Some(Served { is_cancelled, .. }) = served else {
+            self.drop_answer(answer);
             return Vec::new();
-        }
+        };
         let is_cancelled = *is_cancelled;
         let mut buffer = Vec::new();
         // A stream that has begun goes no further.
         self.outbox.forget(call);
         match answer {
             // The rest of a long one would wait for a grant that never comes.
-            Answer::Response(_) if is_cancelled => self.end_with(call, &cancelled(), 0),
+            Answer::Response(_) | Answer::Long(_) if is_cancelled => {
+                self.end_with(call, &cancelled(), 0);
+                self.drop_answer(answer);
+            }
             Answer::Response(response) => buffer = self.respond(call, response),
+            Answer::Long(response) => self.respond_long(call, *response),
             Answer::Failed(error) => self.end_with(call, &error, 0),
             Answer::Refused(error) => self.end_with(call, &error, flag::NOT_STARTED),
         }
@@ -403,15 +305,33 @@ impl Connection {
             self.end_with(call, &error, 0);
             return Vec::new();
         }
-        let end = Frame { kind: kind::END, call, ..Frame::default() };
-        if response.len() <= FRAGMENT {
-            self.outbox.push(&Frame { flags: flag::LAST, payload: &response, ..end });
-            response.clear();
-            return response;
+        let end = Frame { kind: kind::END, call, flags: flag::LAST, ..Frame::default() };
+        self.outbox.push(&Frame { payload: &response, ..end });
+        response.clear();
+        response
+    }
+
+    fn respond_long(&mut self, call: u64, mut response: Long) {
+        let len = response.len();
+        if let Err(error) = self.check_size("response", len) {
+            self.end_with(call, &error, 0);
+            return self.outbox.drop_later(response);
         }
-        let first = Frame { kind: kind::MESSAGE, call, ..Frame::default() };
-        self.push_long(first, end, Bytes::from(response));
-        Vec::new()
+        self.outbox.keep(&response);
+        let end = Frame { kind: kind::END, call, ..Frame::default() };
+        if len <= FRAGMENT {
+            self.outbox.push_part(&Frame { flags: flag::LAST, ..end }, &mut response, len);
+        } else {
+            let first = Frame { kind: kind::MESSAGE, call, ..Frame::default() };
+            self.push_long(first, end, response);
+        }
+    }
+
+    /// Drops what is not sent of an answer.
+    fn drop_answer(&mut self, answer: Answer) {
+        if let Answer::Long(response) = answer {
+            self.outbox.drop_later(*response);
+        }
     }
 
     pub(super) fn end_with(&mut self, call: u64, error: &Error, flags: u32) {
@@ -517,14 +437,15 @@ impl Connection {
 
     // ---- helpers
 
-    fn push_long(&mut self, first: Frame<'_>, last: Frame<'_>, message: Bytes) {
+    pub(super) fn push_long(&mut self, first: Frame<'_>, last: Frame<'_>, message: Long) {
         // Behind much else, even the first fragment waits for its turn: only what must keep its order goes ahead.
         let first_len = if self.outbox.is_congested() { 0 } else { FRAGMENT };
         self.outbox.push_long(first, first_len, last, message, self.features.credit);
     }
 
+    /// Whether the other side receives messages of that size.
     #[inline]
-    fn check_size(&self, what: &str, len: usize) -> Result<()> {
+    pub(crate) fn check_size(&self, what: &str, len: usize) -> Result<()> {
         if len as u64 <= self.sends_at_most { Ok(()) } else { self.check_size_again(what, len) }
     }
 
@@ -546,15 +467,6 @@ impl Connection {
             format!("the {what} has {len} bytes; {whose} limit is {limit}"),
         ))
     }
-}
-
-/// Encodes a message of any length into memory that has nothing in it.
-fn encode_long(message: &impl Message, len: usize, mut encoded: Vec<u8>) -> Result<Bytes> {
-    if !memory::reserve(&mut encoded, len) {
-        return Err(memory::none_for("the request", len as u64));
-    }
-    message.encode_raw(&mut encoded);
-    Ok(Bytes::from(encoded))
 }
 
 /// The frame that ends a stream of requests behind its last message.

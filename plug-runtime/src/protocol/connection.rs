@@ -9,15 +9,18 @@ use super::call::{ById, Made, Phase, Served};
 use super::event::Event;
 use super::flow::{Budget, Window};
 use super::hello::{Features, Hello};
+use super::landing::Landing;
+use super::memory::Kept;
 use super::outbox::{Outbox, Progress};
+use super::output::Output;
 use super::sharing::Sharing;
-use super::splitter::Splitter;
+use super::splitter::{Found, Splitter};
 use crate::error::{Delivery, Error, ErrorKind};
 
 /// One side of a connection. It has four families of methods:
 ///
 /// - **look**: `peer`, `own`, `features`, `failure`, `is_leaving`, `has_output`, `can_open`, …
-/// - **input**: `handle_bytes`, `handle_eof`, `handle_written`, `handle_writing`, `handle_timeout`
+/// - **input**: `handle_bytes`, `handle_eof`, `advance`, `handle_writing`, `handle_timeout`
 /// - **commands** (in `command.rs` and `sharing.rs`): `accept`, `refuse`, `ready`, `open`, `send`, `end_requests`, `consume`,
 ///   `discard`, `reply`, `begin_responses`, `finish`, `cancel`, `ping`, `log`, `goodbye`, `close`,
 ///   `ask_for_memory`, `offer_memory`, `decline_memory`, `switch`
@@ -46,6 +49,10 @@ pub(crate) struct Connection {
     /// Whether the plugin can be called.
     pub(super) is_ready: bool,
     pub(super) splitter: Splitter,
+    /// The frame that arrives straight where its message is put together, if one does.
+    pub(super) landing: Option<Box<Landing>>,
+    /// Memory of long messages that have arrived, for the next ones.
+    pub(super) kept: Kept,
     pub(super) outbox: Outbox,
     pub(super) events: VecDeque<Event>,
     /// Streams that can be sent again. Apart from the events, since sending brings them about as well.
@@ -104,6 +111,8 @@ impl Connection {
             greeted: false,
             is_ready: false,
             splitter: Splitter::new(side.other()),
+            landing: None,
+            kept: Kept::default(),
             outbox: Outbox::default(),
             events: VecDeque::new(),
             rooms: VecDeque::new(),
@@ -213,7 +222,7 @@ impl Connection {
 
     /// Whether what has arrived ends inside a frame.
     pub(crate) fn is_truncated(&self) -> bool {
-        !self.splitter.is_at_boundary()
+        !self.splitter.is_at_boundary() || self.landing.is_some()
     }
 
     // ---- input
@@ -222,6 +231,9 @@ impl Connection {
     pub(crate) fn handle_bytes(&mut self, mut bytes: &[u8]) {
         if self.failure.is_some() {
             return;
+        }
+        if self.landing.is_some() {
+            bytes = self.land(bytes);
         }
         let had_switched = self.has_switched;
         while let Some((frame, behind)) = self.splitter.first(bytes) {
@@ -234,9 +246,21 @@ impl Connection {
             }
             bytes = behind;
         }
+        if bytes.is_empty() || self.failure.is_some() {
+            return;
+        }
         let empty = Splitter::new(self.side.other());
         let mut splitter = std::mem::replace(&mut self.splitter, empty);
-        let result = splitter.feed(bytes, |frame| {
+        let result = splitter.feed(bytes, |found| {
+            let frame = match found {
+                Found::Frame(frame) => frame,
+                Found::Part { bytes, len, prefix } => {
+                    return Ok(match self.begin_to_land(bytes, len, prefix) {
+                        true => ControlFlow::Break(()),
+                        false => ControlFlow::Continue(()),
+                    });
+                }
+            };
             self.handle_frame(frame)?;
             // What is behind a switch in the pipe is no frame: it is as if it had come with the next read.
             let is_last = self.has_switched != had_switched;
@@ -248,9 +272,20 @@ impl Connection {
         }
     }
 
+    /// Takes `bytes` away that the operating system took of what `poll_output` gave.
+    pub(crate) fn advance(&mut self, output: &mut Output, bytes: usize) {
+        output.advance(bytes, |part| self.outbox.drop_part(part, &self.kept));
+        self.handle_written(bytes);
+    }
+
+    /// Drops what `poll_output` gave and is not written.
+    pub(crate) fn discard_output(&mut self, output: &mut Output) {
+        output.discard().for_each(|part| self.outbox.drop_part(part, &self.kept));
+    }
+
     /// Notes that the operating system took `bytes` of what `poll_output` gave. Until then a call counts
     /// as not sent.
-    pub(crate) fn handle_written(&mut self, bytes: usize) {
+    pub(super) fn handle_written(&mut self, bytes: usize) {
         for _ in 0..self.outbox.written(bytes) {
             self.events.push_back(Event::Freed);
         }
@@ -314,7 +349,7 @@ impl Connection {
 
     /// Ends the connection if the other side's hello is overdue, and calls whose deadline has passed. `taken` is what
     /// [`cancel`](Self::cancel) needs.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, taken: &mut [u8]) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant, taken: &mut Output) {
         if self.greet_by.is_some_and(|by| by <= now) && !self.is_greeting_complete() {
             let message = if self.peer.is_some() {
                 "it said hello, but did not become ready in time. If its start takes long, raise Command::start_timeout"
@@ -342,7 +377,7 @@ impl Connection {
     // ---- output
 
     /// Moves the next bytes to send into `out`, which must be empty; nothing if there are none.
-    pub(crate) fn poll_output(&mut self, out: &mut Vec<u8>) {
+    pub(crate) fn poll_output(&mut self, out: &mut Output) {
         let made = &mut self.made;
         let rooms = &mut self.rooms;
         self.outbox.take(out, |progress| match progress {
@@ -358,12 +393,13 @@ impl Connection {
     /// Whether memory is kept for the next long message. It makes long messages that follow each other faster: fresh
     /// pages for each of them take longer than copying.
     pub(crate) fn keeps_memory(&self) -> bool {
-        self.splitter.keeps_memory() || self.outbox.keeps_memory()
+        self.splitter.keeps_memory() || self.outbox.keeps_memory() || !self.kept.is_empty()
     }
 
     /// Gives that back.
     pub(crate) fn release(&mut self) {
         self.splitter.release();
+        self.kept = Kept::default();
         self.outbox.release();
     }
 
@@ -412,7 +448,8 @@ impl Connection {
         let responses = self.made.values().map(|made| {
             made.response.held() + made.responses.as_ref().map_or(0, |responses| responses.held())
         });
-        self.splitter.held() + requests.sum::<usize>() + responses.sum::<usize>()
+        let landing = self.landing.as_ref().map_or(0, |landing| landing.held());
+        self.splitter.held() + landing + requests.sum::<usize>() + responses.sum::<usize>()
     }
 
     /// Whether the requests of a method that this side serves are a stream.

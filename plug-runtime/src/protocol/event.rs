@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::flow::Cost;
+use super::long::Long;
 use super::sharing::{MemoryOffer, MemoryRequest};
 use crate::error::{Error, Result};
 
@@ -80,6 +81,8 @@ pub(crate) struct Extra {
 pub(crate) enum Answer {
     /// The encoded response.
     Response(Vec<u8>),
+    /// The same of a long one.
+    Long(Box<Long>),
     /// The handler ran and failed.
     Failed(Error),
     /// The handler was not started.

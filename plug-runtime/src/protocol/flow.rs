@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::AddAssign;
 
-use super::call::{Added, Assembly, broken};
+use super::call::{Added, Assembly, Fragment, broken};
 use super::{FRAGMENT, FRAME_COST};
 use crate::error::Result;
 
@@ -24,6 +24,11 @@ pub(super) struct Window {
 impl Window {
     pub(super) fn new(size: u64) -> Window {
         Window { size, granted: size, received: 0, consumed: 0 }
+    }
+
+    /// Whether a frame that costs so much may arrive.
+    pub(super) fn covers(&self, cost: u64) -> bool {
+        self.granted - self.received >= cost
     }
 
     /// Counts a frame that arrived.
@@ -183,7 +188,7 @@ impl Inflow {
     /// Takes a fragment of a message of the stream.
     pub(super) fn add(
         &mut self,
-        payload: &[u8],
+        payload: impl Fragment,
         total: u64,
         is_last: bool,
         limit: u64,
@@ -225,6 +230,12 @@ impl Inflow {
             arrived.grant = self.window.admit(self.message.rest());
         }
         Ok(arrived)
+    }
+
+    /// The message that arrives, if a frame of it that costs so much may come, and is kept.
+    pub(super) fn message(&mut self, cost: u64) -> Option<&mut Assembly> {
+        let is_usual = !self.has_ended && !self.is_discarded && self.window.covers(cost);
+        is_usual.then_some(&mut self.message)
     }
 
     /// Allows for the rest of the message that has begun. Returns the grant if one is needed.
@@ -425,11 +436,11 @@ mod tests {
     #[test]
     fn a_message_of_several_frames_is_admitted_whole() {
         let mut inflow = Inflow::new(100);
-        let arrived = inflow.add(&[0; 20], 300, false, 1000).unwrap();
+        let arrived = inflow.add(&[0; 20][..], 300, false, 1000).unwrap();
         assert_eq!((arrived.wants, arrived.passed), (Some(300), 20 + FRAME_COST));
         let granted = inflow.admit().unwrap();
         assert!(granted >= 20 + 280 + 2 * FRAME_COST);
-        let arrived = inflow.add(&[0; 280], 0, true, 1000).unwrap();
+        let arrived = inflow.add(&[0; 280][..], 0, true, 1000).unwrap();
         assert_eq!(arrived.passed, 280 + FRAME_COST);
         let (message, cost) = arrived.message.unwrap();
         assert_eq!((message.len(), cost.connection, cost.budget), (300, 0, 300));

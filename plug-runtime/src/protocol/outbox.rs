@@ -4,17 +4,23 @@ mod turns;
 
 use std::collections::{BTreeSet, VecDeque};
 
+use bytes::Bytes;
+
 use super::call::ById;
 use super::flow::Allowance;
-use super::frame::{Frame, Varint, kind, read_varint};
-use super::is_large;
+use super::frame::{Frame, kind};
+use super::long::Long;
+use super::memory::{KEPT_AT_MOST, Kept, reclaim};
+use super::output::Output;
+use super::varint::{Varint, read_varint};
+use super::{KEPT, is_large};
 use turns::{Flow, Place};
 
 /// The queue between the state machine and the writer.
 #[derive(Debug)]
 pub(super) struct Outbox {
     /// Whole frames, in the order in which they go out.
-    ready: Vec<u8>,
+    ready: Output,
     /// Calls with messages that are not `ready`: long ones, and streams.
     flows: ById<Flow>,
     /// Those that can send. They take turns: behind all that is `ready`, one fragment of one of them goes out, or
@@ -35,8 +41,10 @@ pub(super) struct Outbox {
     writing: u64,
     /// Where the ends of calls of the other side are that have not been taken, and of which calls they are.
     ends: VecDeque<(u64, u64)>,
-    /// The memory of the last long message that was no stream's, for the next one.
-    pub(super) spare: Vec<u8>,
+    /// What the last long message that was no stream's was encoded into, for the next one.
+    spare: Bytes,
+    /// Parts of messages that were sent, or are not sent after all: they are dropped where code of users may run.
+    dropped: Vec<Bytes>,
     /// Where the frames are that were made void and have not been taken.
     voids: BTreeSet<u64>,
 }
@@ -62,7 +70,7 @@ pub(super) enum Progress {
 impl Default for Outbox {
     fn default() -> Self {
         Outbox {
-            ready: Vec::new(),
+            ready: Output::default(),
             flows: ById::default(),
             turns: VecDeque::new(),
             starved: VecDeque::new(),
@@ -72,7 +80,8 @@ impl Default for Outbox {
             written: 0,
             writing: 0,
             ends: VecDeque::new(),
-            spare: Vec::new(),
+            spare: Bytes::new(),
+            dropped: Vec::new(),
             voids: BTreeSet::new(),
         }
     }
@@ -111,7 +120,7 @@ impl Outbox {
 
     /// Queues bytes that are not a frame: the preamble.
     pub(super) fn push_raw(&mut self, bytes: &[u8]) {
-        self.ready.extend_from_slice(bytes);
+        self.ready.bytes().extend_from_slice(bytes);
         self.queued += bytes.len() as u64;
     }
 
@@ -127,12 +136,32 @@ impl Outbox {
         payload_len: usize,
         payload: impl FnOnce(&mut Vec<u8>),
     ) -> SentAt {
+        let ready = self.ready.bytes();
+        let before = ready.len();
+        frame.encode_head(payload_len, payload_len, ready);
+        let head_end = ready.len();
+        payload(ready);
+        debug_assert_eq!(ready.len() - head_end, payload_len, "the announced length");
+        let len = ready.len() - before;
+        self.pushed(frame, len)
+    }
+
+    /// Queues a whole frame whose payload are the next `payload_len` bytes of a message, which are not copied.
+    pub(super) fn push_part(
+        &mut self,
+        frame: &Frame<'_>,
+        message: &mut Long,
+        payload_len: usize,
+    ) -> SentAt {
         let before = self.ready.len();
-        frame.encode_head(payload_len, &mut self.ready);
-        let head_end = self.ready.len();
-        payload(&mut self.ready);
-        debug_assert_eq!(self.ready.len() - head_end, payload_len, "the announced length");
-        self.queued += (self.ready.len() - before) as u64;
+        frame.encode_head(payload_len, 0, self.ready.bytes());
+        message.take(payload_len, |part| self.ready.push(part));
+        self.pushed(frame, self.ready.len() - before)
+    }
+
+    #[inline]
+    fn pushed(&mut self, frame: &Frame<'_>, len: usize) -> SentAt {
+        self.queued += len as u64;
         if frame.kind == kind::END {
             self.ends.push_back((self.queued, frame.call));
         }
@@ -142,18 +171,16 @@ impl Outbox {
     /// Makes the frame that begins at a position one that everybody ignores, if none of it was taken by the
     /// operating system. `taken` is what [`take`](Self::take) gave and was not written: empty if it is out of
     /// reach. Says whether that was possible.
-    pub(super) fn void(&mut self, begins_at: u64, taken: &mut [u8]) -> bool {
+    pub(super) fn void(&mut self, begins_at: u64, taken: &mut Output) -> bool {
         let ready_from = self.queued - self.ready.len() as u64;
         let frame = if begins_at >= ready_from {
-            &mut self.ready[(begins_at - ready_from) as usize..]
+            self.ready.at((begins_at - ready_from) as usize)
         } else if self.writing == 0 && begins_at >= self.written {
-            match taken.get_mut((begins_at - self.written) as usize..) {
-                Some(frame) => frame,
-                None => return false,
-            }
+            taken.at((begins_at - self.written) as usize)
         } else {
-            return false;
+            None
         };
+        let Some(frame) = frame else { return false };
         // The length, the tag of the kind, the kind: they are the first of every frame of ours.
         let Varint::Value(_, prefix) = read_varint(frame) else { return false };
         match frame.get_mut(prefix + 1) {
@@ -173,29 +200,66 @@ impl Outbox {
 
     /// Gives back the memory that large frames have taken, if there are none at the moment.
     pub(super) fn release(&mut self) {
-        self.spare = Vec::new();
-        if self.ready.is_empty() {
-            self.ready = Vec::new();
-        }
+        self.spare = Bytes::new();
+        self.ready.release();
     }
 
     pub(super) fn keeps_memory(&self) -> bool {
-        is_large(&self.ready) || is_large(&self.spare)
+        is_large(self.ready.capacity()) || is_large(self.spare.len())
+    }
+
+    /// Notes into what a message was encoded, to be used again once it was sent.
+    pub(super) fn keep(&mut self, message: &Long) {
+        if (KEPT..=KEPT_AT_MOST).contains(&message.memory().len()) {
+            self.spare = message.memory().clone();
+        }
+    }
+
+    /// Memory to encode a message into, if there is some from a long one before, which was sent.
+    pub(super) fn take_spare(&mut self) -> Vec<u8> {
+        if self.spare.is_unique() { reclaim(std::mem::take(&mut self.spare)) } else { Vec::new() }
+    }
+
+    /// Has a message dropped later that is not sent.
+    pub(super) fn drop_later(&mut self, message: Long) {
+        self.dropped.extend(message.into_parts());
+    }
+
+    /// Drops what was sent, or is not sent, of a message, or has it dropped later: its owner may be a user's.
+    pub(super) fn drop_part(&mut self, part: Bytes, kept: &Kept) {
+        let is_own = self.spare.as_ptr_range().contains(&part.as_ptr()) || kept.has(&part);
+        if !is_own {
+            // What is memory and nothing else can be had.
+            self.dropped.extend(part.try_into_mut().err());
+        }
+    }
+
+    /// Whether [`take_dropped`](Self::take_dropped) has something.
+    #[inline]
+    pub(super) fn has_dropped(&self) -> bool {
+        !self.dropped.is_empty()
+    }
+
+    /// What is to be dropped.
+    pub(super) fn take_dropped(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.dropped)
     }
 
     /// Drops all that was not taken yet.
     pub(super) fn discard(&mut self) {
-        self.ready.clear();
+        self.dropped.extend(self.ready.discard());
         self.voids.clear();
         self.ends.clear();
-        self.flows = ById::default();
+        for (_, flow) in self.flows.drain() {
+            flow.messages.into_iter().for_each(|message| self.drop_later(message));
+        }
         self.turns.clear();
         self.starved.clear();
         self.congested.clear();
     }
 
     /// Moves the next bytes to send into `out`, which must be empty.
-    pub(super) fn take(&mut self, out: &mut Vec<u8>, mut progress: impl FnMut(Progress)) {
+    pub(super) fn take(&mut self, out: &mut Output, mut progress: impl FnMut(Progress)) {
         debug_assert!(out.is_empty(), "what was taken before is sent first");
         // One in any case, or small frames could keep all others waiting.
         while let Some(call) = self.turns.pop_front() {
@@ -278,7 +342,7 @@ impl Outbox {
     /// How many bytes wait here.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        let waiting = self.flows.values().flat_map(|flow| &flow.messages).map(bytes::Bytes::len);
+        let waiting = self.flows.values().flat_map(|flow| &flow.messages).map(Long::len);
         self.ready.len() + waiting.sum::<usize>()
     }
 }

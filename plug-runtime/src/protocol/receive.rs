@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::FRAGMENT;
-use super::call::{Added, Arriving, Assembly, Phase, Served};
+use super::call::{Added, Arriving, Assembly, Fragment, Phase, Served};
 use super::command::{cancelled, half_close};
 use super::connection::{Connection, broken};
 use super::event::{Answer, Event, Extra, Goodbye, Request};
@@ -31,14 +31,15 @@ impl Connection {
             return self.handle_greeting(&frame);
         }
         match frame.kind {
-            kind::OPEN => self.handle_open(&frame),
+            kind::OPEN => self.handle_open(&frame, frame.payload),
             kind::MESSAGE if self.side.is_caller_of(frame.call) => {
-                self.handle_response(&frame, bytes.len() - frame.payload.len())
+                self.handle_response(&frame, bytes.len() - frame.payload.len(), frame.payload)
             }
             kind::MESSAGE => {
-                self.handle_request_fragment(&frame, bytes.len() - frame.payload.len())
+                let head = bytes.len() - frame.payload.len();
+                self.handle_request_fragment(&frame, head, frame.payload)
             }
-            kind::END => self.handle_end(&frame),
+            kind::END => self.handle_end(&frame, frame.payload),
             kind::CANCEL if self.features.cancel => self.handle_cancel(&frame, bytes),
             kind::CREDIT if self.features.credit => self.handle_credit(&frame, bytes),
             _ => self.handle_rare(&frame, bytes),
@@ -148,7 +149,7 @@ impl Connection {
 
     // ---- calls of the other side
 
-    fn handle_open(&mut self, frame: &Frame<'_>) -> Result<()> {
+    pub(super) fn handle_open(&mut self, frame: &Frame<'_>, payload: impl Fragment) -> Result<()> {
         let call = frame.call;
         if !self.greeted
             || self.side.is_caller_of(call)
@@ -163,14 +164,15 @@ impl Connection {
         let mut request = Request { call, method: frame.method, extra, ..Request::default() };
         let streams_requests = self.features.streams && self.takes_stream(frame.method);
         if streams_requests || self.leaving.is_some() {
-            return self.open_rare(frame, request, streams_requests);
+            return self.open_rare(frame, request, payload, streams_requests);
         }
         let mut message = Assembly::default();
         let limit = self.own.message_limit();
         let is_last = frame.flags & flag::LAST != 0;
         let mut lost = None;
-        let phase = match message.add(frame.payload, frame.total, is_last, limit)? {
+        let phase = match message.add(payload, frame.total, is_last, limit)? {
             Added::Whole(message) => {
+                self.kept.keep(&message);
                 request.message = message;
                 self.events.push_back(Event::Request(request));
                 Phase::Running
@@ -213,6 +215,7 @@ impl Connection {
         &mut self,
         frame: &Frame<'_>,
         mut request: Request,
+        payload: impl Fragment,
         streams_requests: bool,
     ) -> Result<()> {
         let call = frame.call;
@@ -226,7 +229,7 @@ impl Connection {
             request.has_stream = true;
             self.events.push_back(Event::Request(request));
         }
-        if streams_requests { self.handle_requests(frame) } else { Ok(()) }
+        if streams_requests { self.handle_requests(frame, payload) } else { Ok(()) }
     }
 
     #[inline]
@@ -255,7 +258,7 @@ impl Connection {
 
     /// How many calls of the other side it has to count itself: those that have not been answered, and those whose end
     /// it cannot have read. So the answers that wait for one who calls and does not read are bounded as well.
-    fn calls_open(&self) -> usize {
+    pub(super) fn calls_open(&self) -> usize {
         let at_most = self.served.len() + self.outbox.unsent_ends_at_most();
         if at_most < self.own.max_calls as usize {
             return at_most;
@@ -265,7 +268,12 @@ impl Connection {
     }
 
     #[inline(never)]
-    fn handle_request_fragment(&mut self, frame: &Frame<'_>, head: usize) -> Result<()> {
+    pub(super) fn handle_request_fragment(
+        &mut self,
+        frame: &Frame<'_>,
+        head: usize,
+        payload: impl Fragment,
+    ) -> Result<()> {
         let call = frame.call;
         let limit = self.own.message_limit();
         let Some(served) = self.served.get_mut(call) else {
@@ -274,18 +282,20 @@ impl Connection {
             return if is_late { self.count_idle(head) } else { Err(unknown_call(call)) };
         };
         if served.requests.is_some() {
-            return self.handle_requests(frame);
+            return self.handle_requests(frame, payload);
         }
         let Phase::Arriving(arriving) = &mut served.phase else {
             return Err(unknown_call(call));
         };
         let Arriving { request, message } = &mut **arriving;
-        if self.budget.is_waiting(call) && !frame.payload.is_empty() {
+        let is_empty = payload.len() == 0;
+        if self.budget.is_waiting(call) && !is_empty {
             return Err(ungranted(call));
         }
         let is_last = frame.flags & flag::LAST != 0;
-        match message.add(frame.payload, frame.total, is_last, limit)? {
+        match message.add(payload, frame.total, is_last, limit)? {
             Added::Whole(message) => {
+                self.kept.keep(&message);
                 request.message = message;
                 let request = std::mem::take(request);
                 served.phase = Phase::Running;
@@ -296,7 +306,7 @@ impl Connection {
                 served.phase = Phase::Running;
                 self.refuse_lost(call, len);
             }
-            Added::Part if frame.payload.is_empty() => self.count_idle(head)?,
+            Added::Part if is_empty => self.count_idle(head)?,
             Added::Part => {}
         }
         Ok(())
@@ -359,33 +369,39 @@ impl Connection {
     // ---- calls of this side
 
     #[inline(never)]
-    fn handle_response(&mut self, frame: &Frame<'_>, head: usize) -> Result<()> {
+    pub(super) fn handle_response(
+        &mut self,
+        frame: &Frame<'_>,
+        head: usize,
+        payload: impl Fragment,
+    ) -> Result<()> {
         let call = frame.call;
         let limit = self.own.message_limit();
         let made = self.made.get_mut(call).ok_or_else(|| unknown_call(call))?;
         if made.responses.is_some() {
-            return self.handle_message(frame);
+            return self.handle_message(frame, payload);
         }
         if made.is_abandoned && self.features.cancel {
             return self.count_idle(head);
         }
-        if self.budget.is_waiting(call) && !frame.payload.is_empty() {
+        let is_empty = payload.len() == 0;
+        if self.budget.is_waiting(call) && !is_empty {
             return Err(ungranted(call));
         }
         let is_last = frame.flags & flag::LAST != 0;
-        if made.response.add(frame.payload, frame.total, is_last, limit)? != Added::Part {
+        if made.response.add(payload, frame.total, is_last, limit)? != Added::Part {
             return Err(broken("a response that ends before its call"));
         }
         if frame.total != 0 {
             self.ask_for_rest(call, frame.total)?;
             self.admit_waiting();
-        } else if frame.payload.is_empty() {
+        } else if is_empty {
             self.count_idle(head)?;
         }
         Ok(())
     }
 
-    fn handle_end(&mut self, frame: &Frame<'_>) -> Result<()> {
+    pub(super) fn handle_end(&mut self, frame: &Frame<'_>, payload: impl Fragment) -> Result<()> {
         let call = frame.call;
         let limit = self.own.message_limit();
         let made = self.made.get_mut(call).ok_or_else(|| unknown_call(call))?;
@@ -393,7 +409,7 @@ impl Connection {
         let outcome = if frame.code != 0 {
             Err(failed(frame, made.deadline.is_some()))
         } else if let Some(responses) = &mut made.responses {
-            if has_message(frame) {
+            if has_message(frame, &payload) {
                 return Err(broken("an end of a stream with a message"));
             }
             responses.end()?;
@@ -402,8 +418,11 @@ impl Connection {
             Ok(Bytes::new())
         } else if is_last {
             // On an error the call is still there, to be failed with all others.
-            match made.response.add(frame.payload, frame.total, true, limit)? {
-                Added::Whole(message) => Ok(message),
+            match made.response.add(payload, frame.total, true, limit)? {
+                Added::Whole(message) => {
+                    self.kept.keep(&message);
+                    Ok(message)
+                }
                 Added::Part => Ok(Bytes::new()),
                 Added::Lost(len) => {
                     let error = memory::none_for("a response", len);

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::frame::{Varint, read_varint};
+use super::varint::{Varint, read_varint};
 use super::{MAX_FRAME, Side, is_large, memory};
 use crate::error::{Code, Error, ErrorKind, Result};
 
@@ -15,6 +15,14 @@ pub(super) struct Splitter {
     partial: Vec<u8>,
     /// How many bytes came before `partial`: where in the stream an error is.
     offset: u64,
+}
+
+/// What is found in the bytes that arrive.
+pub(super) enum Found<'a> {
+    /// A frame, without its length.
+    Frame(&'a [u8]),
+    /// The beginning of a frame of `len` bytes whose end has not arrived. Its length took `prefix` bytes.
+    Part { bytes: &'a [u8], len: usize, prefix: usize },
 }
 
 impl Splitter {
@@ -37,12 +45,13 @@ impl Splitter {
         self.partial.capacity()
     }
 
-    /// Takes the next bytes of the stream, and calls `handle` for every frame that is now complete.
-    /// Stops at the first error; what is behind a frame that breaks off is dropped.
+    /// Takes the next bytes of the stream, and calls `handle` for every frame that is now complete, and for the one that is
+    /// not. Stops at the first error; what is behind a frame that breaks off is dropped, and so is one that is not complete if
+    /// it does: it has been taken over.
     pub(super) fn feed(
         &mut self,
         bytes: &[u8],
-        mut handle: impl FnMut(&[u8]) -> Result<ControlFlow<()>>,
+        mut handle: impl FnMut(Found<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         if self.partial.is_empty() {
             let used = self.split(bytes, &mut handle)?;
@@ -91,14 +100,14 @@ impl Splitter {
     }
 
     pub(super) fn keeps_memory(&self) -> bool {
-        is_large(&self.partial)
+        is_large(self.partial.capacity())
     }
 
     /// Returns how many bytes were used.
     fn split(
         &mut self,
         bytes: &[u8],
-        handle: &mut impl FnMut(&[u8]) -> Result<ControlFlow<()>>,
+        handle: &mut impl FnMut(Found<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<usize> {
         let mut used = 0;
         if let Some(side) = self.preamble_of {
@@ -120,8 +129,11 @@ impl Splitter {
                 Ok(len) if len <= MAX_FRAME => len,
                 _ => return Err(self.too_large(&len.to_string())),
             };
-            let Some(frame) = rest.get(prefix..prefix + len) else { return Ok(used) };
-            let flow = handle(frame)?;
+            let Some(frame) = rest.get(prefix..prefix + len) else {
+                let part = Found::Part { bytes: &rest[prefix..], len, prefix };
+                return Ok(if handle(part)?.is_break() { bytes.len() } else { used });
+            };
+            let flow = handle(Found::Frame(frame))?;
             used += prefix + len;
             self.offset += (prefix + len) as u64;
             if flow.is_break() {
@@ -185,8 +197,10 @@ mod tests {
 
     fn frames(splitter: &mut Splitter, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut frames = Vec::new();
-        splitter.feed(bytes, |frame| {
-            frames.push(frame.to_vec());
+        splitter.feed(bytes, |found| {
+            if let Found::Frame(frame) = found {
+                frames.push(frame.to_vec());
+            }
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(frames)

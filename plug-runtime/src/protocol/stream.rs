@@ -1,23 +1,28 @@
 //! What arrives in streams, of calls of either side, and leave to send.
 
-use super::call::Phase;
+use super::call::{Fragment, Phase};
 use super::connection::{Connection, broken};
 use super::event::Event;
 use super::flow::{Arrived, check_grant};
 use super::frame::{Frame, flag, kind};
 use super::memory;
 use super::outbox::Progress;
+use super::output::Output;
 use super::receive::unknown_call;
 use crate::error::{Error, Result};
 
 impl Connection {
     /// Takes a frame of a stream of requests.
-    pub(super) fn handle_requests(&mut self, frame: &Frame<'_>) -> Result<()> {
+    pub(super) fn handle_requests(
+        &mut self,
+        frame: &Frame<'_>,
+        payload: impl Fragment,
+    ) -> Result<()> {
         let call = frame.call;
         let ends = frame.flags & flag::HALF_CLOSE != 0;
         // An empty fragment has nothing but its place, and costs like others.
-        if has_message(frame) || (frame.kind == kind::MESSAGE && !ends) {
-            self.handle_message(frame)?;
+        if has_message(frame, &payload) || (frame.kind == kind::MESSAGE && !ends) {
+            self.handle_message(frame, payload)?;
         }
         if !ends {
             return Ok(());
@@ -37,18 +42,22 @@ impl Connection {
     }
 
     /// Takes a frame with a fragment of a message of a stream.
-    pub(super) fn handle_message(&mut self, frame: &Frame<'_>) -> Result<()> {
+    pub(super) fn handle_message(
+        &mut self,
+        frame: &Frame<'_>,
+        payload: impl Fragment,
+    ) -> Result<()> {
         let call = frame.call;
         let limit = self.own.message_limit();
-        self.window.receive(frame.payload.len() as u64 + super::FRAME_COST)?;
+        self.window.receive(payload.len() as u64 + super::FRAME_COST)?;
         let is_last = frame.flags & flag::LAST != 0;
-        if frame.payload.is_empty() && !is_last {
+        if payload.len() == 0 && !is_last {
             // It would be granted again and again what such fragments of an admitted message cost.
             self.count_idle(HEAD)?;
         }
         let Some(inflow) = self.inflow(call) else { return Err(unknown_call(call)) };
         let Arrived { passed, message, lost, wants, grant } =
-            inflow.add(frame.payload, frame.total, is_last, limit)?;
+            inflow.add(payload, frame.total, is_last, limit)?;
         self.pass(passed);
         if let Some(grant) = grant {
             self.grant(call, grant);
@@ -62,6 +71,7 @@ impl Connection {
                 self.stream_budget.keep(call, cost.budget());
             }
             self.count_useful();
+            self.kept.keep(&message);
             self.events.push_back(Event::Message { call, message, cost });
         }
         if let Some(len) = lost {
@@ -73,7 +83,7 @@ impl Connection {
     /// Ends a stream of which a message is lost: nothing that follows is kept.
     fn break_off(&mut self, call: u64, error: &Error) {
         if self.side.is_caller_of(call) {
-            self.cancel(call, error, &mut []);
+            self.cancel(call, error, &mut Output::default());
         } else {
             self.discard(call);
             let result = Err(error.duplicate());
@@ -110,8 +120,8 @@ impl Connection {
 }
 
 /// Whether a frame of a stream has a message, or a fragment of one, and not just an end.
-pub(super) fn has_message(frame: &Frame<'_>) -> bool {
-    !frame.payload.is_empty() || frame.total != 0 || frame.flags & flag::LAST != 0
+pub(super) fn has_message(frame: &Frame<'_>, payload: &impl Fragment) -> bool {
+    payload.len() != 0 || frame.total != 0 || frame.flags & flag::LAST != 0
 }
 
 /// What an empty fragment of a stream counts for among them.

@@ -42,7 +42,12 @@ impl Interrupt {
     }
 
     /// Reads from `input`, waiting for the first byte. `None`: interrupted.
-    pub(crate) fn read(&self, input: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    #[inline]
+    pub(crate) fn read(
+        &self,
+        input: &OwnedFd,
+        mut read: impl FnMut(&OwnedFd) -> io::Result<usize>,
+    ) -> io::Result<Option<usize>> {
         loop {
             if let Interrupt::Beside(bell, _) = self {
                 let waits = [pipe::Wait::readable(input), pipe::Wait::readable(bell)];
@@ -50,7 +55,7 @@ impl Interrupt {
                     return Ok(None);
                 }
             }
-            match pipe::read(input, buffer) {
+            match read(input) {
                 // Whoever made the pipe may have made it non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if matches!(self, Interrupt::Reopen) {

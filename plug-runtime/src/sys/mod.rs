@@ -16,6 +16,7 @@ pub(crate) mod pipe;
 pub(crate) mod poller;
 pub(crate) mod process;
 pub(crate) mod ring;
+pub(crate) mod rope;
 #[cfg(feature = "verify")]
 pub(crate) mod sealed;
 pub(crate) mod seam;

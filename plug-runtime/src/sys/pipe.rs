@@ -1,6 +1,6 @@
 //! Pipes: reading, writing and asking what is in them.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,25 @@ pub(crate) fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
+/// The same behind what is in a vector, within its capacity, and `most` bytes at most.
+#[allow(unsafe_code)]
+pub(crate) fn read_behind(fd: impl AsFd, memory: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+    let room = memory.spare_capacity_mut();
+    let most = most.min(room.len());
+    let result = rustix::io::retry_on_intr(|| {
+        let len = seam::step_up_to(Call::Read, most)?;
+        let (read, _) = rustix::io::read(&fd, &mut room[..len])?;
+        Ok(read.len())
+    });
+    let len = match result {
+        Err(Errno::CONNRESET) => 0,
+        result => result?,
+    };
+    // SAFETY: so many bytes behind the last have just been initialised, and they lie within the capacity.
+    unsafe { memory.set_len(memory.len() + len) };
+    Ok(len)
+}
+
 /// What a write to a non-blocking pipe came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {
@@ -56,6 +75,31 @@ pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> Written {
         let len = seam::step_up_to(Call::Write, bytes.len())?;
         rustix::io::write(&fd, &bytes[..len])
     });
+    written(result)
+}
+
+/// The same of bytes that are in several places, and at most `most` of them.
+pub(crate) fn write_parts<'a>(
+    fd: impl AsFd,
+    parts: impl Iterator<Item = &'a [u8]> + Clone,
+    most: usize,
+) -> Written {
+    let result = rustix::io::retry_on_intr(|| {
+        let mut left = seam::step_up_to(Call::Write, most)?;
+        let mut slices = [IoSlice::new(&[]); PARTS];
+        let mut count = 0;
+        for (slice, part) in slices.iter_mut().zip(parts.clone()) {
+            let len = part.len().min(left);
+            *slice = IoSlice::new(&part[..len]);
+            left -= len;
+            count += 1;
+        }
+        rustix::io::writev(&fd, &slices[..count])
+    });
+    written(result)
+}
+
+fn written(result: Result<usize, Errno>) -> Written {
     match result {
         Ok(written) => Written::Bytes(written),
         Err(Errno::AGAIN) => Written::Full,
@@ -183,6 +227,9 @@ fn pause(until: Option<Instant>) {
     let left = until.map_or(PAUSE, |until| until.saturating_duration_since(Instant::now()));
     std::thread::sleep(left.min(PAUSE));
 }
+
+/// How many parts are written at a time.
+const PARTS: usize = 16;
 
 /// How long to wait before looking again, where the system cannot wait.
 pub(super) const PAUSE: Duration = Duration::from_millis(1);

@@ -16,6 +16,7 @@
 //! side wakes the other is not known here.
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -149,8 +150,8 @@ impl Ring {
         }
     }
 
-    /// Copies bytes from a position.
-    fn copy_out(&self, position: u32, into: &mut [u8]) {
+    /// Copies bytes from a position, into all of a place that need not be initialised, and is afterwards.
+    fn copy_out(&self, position: u32, into: &mut [MaybeUninit<u8>]) {
         let (place, to_end) = self.place(position);
         let (first, second) = into.split_at_mut(into.len().min(to_end));
         let begin = self.place(0).0;
@@ -175,6 +176,22 @@ impl RingWriter {
             self.ring.marks().written.0.store(self.position, Ordering::Release);
         }
         Ok(len)
+    }
+
+    /// The same of bytes that are in several places.
+    pub(crate) fn write_parts<'a>(
+        &mut self,
+        parts: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<usize, Impossible> {
+        let mut written = 0;
+        for part in parts {
+            let of_part = self.write(part)?;
+            written += of_part;
+            if of_part < part.len() {
+                break;
+            }
+        }
+        Ok(written)
     }
 
     /// Whether the reader waits for bytes, and must be woken: to be asked after each write.
@@ -218,6 +235,27 @@ impl RingWriter {
 impl RingReader {
     /// Reads what is there, without waiting; 0 if there is nothing.
     pub(crate) fn read(&mut self, into: &mut [u8]) -> Result<usize, Impossible> {
+        // SAFETY: what is initialised may be written like what is not, and `take` writes nothing else into it than bytes
+        // that are.
+        self.take(unsafe { &mut *(&raw mut *into as *mut [MaybeUninit<u8>]) })
+    }
+
+    /// The same behind what is in a vector, within its capacity, and `most` bytes at most.
+    pub(crate) fn read_behind(
+        &mut self,
+        memory: &mut Vec<u8>,
+        most: usize,
+    ) -> Result<usize, Impossible> {
+        let room = memory.spare_capacity_mut();
+        let most = most.min(room.len());
+        let len = self.take(&mut room[..most])?;
+        // SAFETY: so many bytes behind the last have just been initialised, and they lie within the capacity.
+        unsafe { memory.set_len(memory.len() + len) };
+        Ok(len)
+    }
+
+    /// Takes what is there, and says how much that is: so many bytes of the place are initialised then.
+    fn take(&mut self, into: &mut [MaybeUninit<u8>]) -> Result<usize, Impossible> {
         if self.held() == 0 {
             self.look()?;
         }

@@ -3,6 +3,7 @@
 use std::task::{Poll, Waker};
 
 use super::*;
+use crate::encoding::Encoded;
 use crate::stream::Outgoing;
 
 /// A source that calls over its own connection when it is dropped.
@@ -12,7 +13,7 @@ struct Caller {
 }
 
 impl Outgoing for Caller {
-    fn poll_message(&mut self, _: &Waker, _: &mut Vec<u8>) -> Poll<Option<crate::Result<()>>> {
+    fn poll_message(&mut self, _: &Waker, _: &mut Encoded) -> Poll<Option<crate::Result<()>>> {
         Poll::Pending
     }
 }
@@ -78,4 +79,63 @@ fn what_is_served_is_not_dropped_on_the_watcher() {
     watcher::IS_WATCHER.set(false);
     let id = in_time(&is_dropped, "the service to be dropped");
     assert_ne!(id, std::thread::current().id());
+}
+
+/// Memory of a user's, which calls over a connection when nobody refers to it any more.
+struct Memory {
+    bytes: Vec<u8>,
+    link: Arc<Link>,
+    called: mpsc::Sender<(Option<String>, crate::Result<String>)>,
+}
+
+impl AsRef<[u8]> for Memory {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let outcome = spawn_call(&self.link, text("last words")).join().unwrap();
+        let thread = std::thread::current().name().map(str::to_owned);
+        let _ = self.called.send((thread, outcome));
+    }
+}
+
+/// A call whose caller does not wait until its request is sent, which the connection refers to then.
+fn impatient(link: &Arc<Link>) -> mpsc::Receiver<(Option<String>, crate::Result<String>)> {
+    let (called, is_called) = mpsc::channel();
+    let bytes = vec![7; 200 << 10];
+    let request = bytes::Bytes::from_owner(Memory { bytes, link: link.clone(), called });
+    let deadline = Some(Instant::now() + Duration::from_millis(10));
+    let outcome = link.call(&Outbound { deadline, ..unary(link) }, &request);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Deadline);
+    drop(request);
+    assert!(is_called.try_recv().is_err(), "the rest of it is to be sent");
+    is_called
+}
+
+#[test]
+fn memory_of_a_user_is_given_back_once_it_was_sent_where_it_may_call() {
+    let (link, mut other) = pair_with_features();
+    let is_called = impatient(&link);
+    // Nobody but the watcher is there to write the rest.
+    let sent = other.next_request();
+    assert!(sent.message.len() > 200 << 10);
+    let last = other.next_request();
+    other.core.reply(last.call, answer("heard"));
+    other.write_all();
+    let (thread, outcome) = in_time(&is_called, "the memory to be given back");
+    assert_eq!(outcome.unwrap(), "heard");
+    assert_eq!(thread.as_deref(), Some("plug-worker"));
+}
+
+#[test]
+fn memory_of_a_user_is_given_back_when_the_connection_ends() {
+    let (link, other) = pair_with_features();
+    let is_called = impatient(&link);
+    drop(other);
+    let (thread, outcome) = in_time(&is_called, "the memory to be given back");
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Shutdown);
+    assert_eq!(thread.as_deref(), Some("plug-worker"));
 }

@@ -1,6 +1,7 @@
 //! The driver against the other end of two pipes, which a test plays by hand.
 
 mod drops;
+mod landing;
 mod messages;
 mod nested;
 mod pumps;
@@ -20,6 +21,7 @@ use super::link::{Link, State};
 use super::patience::Patience;
 use super::watcher::{self, Watched};
 use crate::Method;
+use crate::encoding::Encoded;
 use crate::error::{Delivery, ErrorKind};
 use crate::incoming::{Incoming, Reply};
 use crate::offer::Offers;
@@ -150,7 +152,7 @@ impl Other {
         let mut all = Vec::new();
         while self.core.has_output() {
             let mut some = Vec::new();
-            self.core.poll_output(&mut some);
+            self.core.poll_bytes(&mut some);
             all.append(&mut some);
         }
         all
@@ -180,7 +182,9 @@ fn text(text: &str) -> String {
 }
 
 fn answer(text: &str) -> Answer {
-    Answer::Response(prost::Message::encode_to_vec(&text.to_owned()))
+    let mut response = Encoded::default();
+    response.encode(&text.to_owned()).unwrap();
+    response.long.map_or(Answer::Response(response.bytes), Answer::Long)
 }
 
 /// What a thread returns, in time.

@@ -3,6 +3,7 @@
 use std::task::{Poll, Waker};
 
 use super::*;
+use crate::encoding::Encoded;
 use crate::stream::Outgoing;
 
 /// A source without items, which says when it is asked for one, and waits to answer.
@@ -12,7 +13,7 @@ struct Slow {
 }
 
 impl Outgoing for Slow {
-    fn poll_message(&mut self, _: &Waker, _: &mut Vec<u8>) -> Poll<Option<crate::Result<()>>> {
+    fn poll_message(&mut self, _: &Waker, _: &mut Encoded) -> Poll<Option<crate::Result<()>>> {
         let _ = self.asked.send(());
         let _ = self.go.recv_timeout(3 * LONG);
         Poll::Pending

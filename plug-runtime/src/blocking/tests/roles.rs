@@ -1,6 +1,7 @@
 //! Who reads next.
 
 use super::*;
+use crate::protocol::Output;
 
 /// The watcher ends calls whose time is over, also that of the thread which reads.
 #[test]
@@ -31,7 +32,7 @@ fn is_ended_while_it_reads(time: Duration) -> bool {
     let mut wakes = Wakes::default();
     let mut state = link.lock();
     let reads = state.leading.is_some();
-    state.core.handle_timeout(Instant::now() + LONG, &mut []);
+    state.core.handle_timeout(Instant::now() + LONG, &mut Output::default());
     link.handle_events(&mut state, None, &mut wakes);
     drop(state);
     wakes.wake();

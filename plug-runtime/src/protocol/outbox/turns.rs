@@ -2,19 +2,19 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 
 use super::{Outbox, Progress, READY_ENOUGH};
 use crate::error::Result;
 use crate::protocol::flow::Allowance;
 use crate::protocol::frame::{Frame, flag, kind};
-use crate::protocol::memory::reclaim;
+use crate::protocol::long::Long;
 use crate::protocol::{FRAGMENT, FRAME_COST};
 
 /// What a call has to send that is not `ready`.
 #[derive(Debug)]
 pub(super) struct Flow {
-    pub(super) messages: VecDeque<Bytes>,
+    pub(super) messages: VecDeque<Long>,
     /// Whether the first fragment of the first message has gone.
     has_begun: bool,
     /// Whether there is a frame of the call behind its first.
@@ -37,6 +37,11 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// Whether it is a stream whose end was not queued.
+    fn takes_messages(&self) -> bool {
+        self.allowance.is_some() && self.end.is_none()
+    }
+
     /// What the next frame of a stream costs at least. A message that fits into one frame is sent in one.
     pub(super) fn next_cost(&self) -> u64 {
         match self.messages.front() {
@@ -74,13 +79,12 @@ impl Outbox {
         first: Frame<'_>,
         first_len: usize,
         last: Frame<'_>,
-        mut message: Bytes,
+        mut message: Long,
         needs_grant: bool,
     ) {
         let total = message.len() as u64;
-        let fragment = message.split_to(first_len);
+        self.push_part(&Frame { total, ..first }, &mut message, first_len);
         debug_assert!(!message.is_empty(), "one frame would do");
-        self.push(&Frame { total, payload: &fragment, ..first });
         let flow = Flow {
             messages: VecDeque::from([message]),
             has_begun: true,
@@ -121,31 +125,54 @@ impl Outbox {
     /// Queues a message of a stream. Says whether the stream takes another one now; if not, a
     /// [`Progress::Room`] follows.
     pub(in crate::protocol) fn send(&mut self, call: u64, message: &[u8]) -> bool {
-        let is_congested = self.is_congested();
-        let Some(flow) = self.flows.get_mut(call).filter(|flow| flow.end.is_none()) else {
-            return true;
-        };
-        let Some(allowance) = &mut flow.allowance else { return true };
-        let cost = message.len() as u64 + FRAME_COST;
-        if flow.messages.is_empty()
-            && !is_congested
-            && message.len() <= FRAGMENT
-            && allowance.covers(cost)
-            && self.allowance.covers(cost)
-        {
-            allowance.spend(cost);
-            self.allowance.spend(cost);
-            flow.is_followed = true;
-            self.push(&Frame {
-                kind: kind::MESSAGE,
-                call,
-                flags: flag::LAST,
-                payload: message,
-                ..Frame::default()
-            });
+        if self.can_go_at_once(call, message.len()) {
+            self.push(&Frame { payload: message, ..whole(call) });
+        } else if let Some(flow) = self.flows.get_mut(call).filter(|flow| flow.takes_messages()) {
+            flow.messages.push_back(Bytes::copy_from_slice(message).into());
         } else {
-            flow.messages.push_back(Bytes::copy_from_slice(message));
+            return true;
         }
+        self.await_room(call)
+    }
+
+    /// The same with a long one, which is not copied.
+    pub(in crate::protocol) fn send_long(&mut self, call: u64, mut message: Long) -> bool {
+        let len = message.len();
+        if self.can_go_at_once(call, len) {
+            self.push_part(&whole(call), &mut message, len);
+        } else if let Some(flow) = self.flows.get_mut(call).filter(|flow| flow.takes_messages()) {
+            flow.messages.push_back(message);
+        } else {
+            self.drop_later(message);
+            return true;
+        }
+        self.await_room(call)
+    }
+
+    /// Whether a message of a stream can be sent now, in one frame. If so, it has been paid for.
+    #[inline]
+    fn can_go_at_once(&mut self, call: u64, len: usize) -> bool {
+        let cost = len as u64 + FRAME_COST;
+        if self.is_congested() || len > FRAGMENT || !self.allowance.covers(cost) {
+            return false;
+        }
+        let Some(flow) = self.flows.get_mut(call) else { return false };
+        if !flow.messages.is_empty() || flow.end.is_some() {
+            return false;
+        }
+        let Some(allowance) = flow.allowance.as_mut().filter(|allowance| allowance.covers(cost))
+        else {
+            return false;
+        };
+        allowance.spend(cost);
+        self.allowance.spend(cost);
+        flow.is_followed = true;
+        true
+    }
+
+    /// Notes that the sender of a stream has more. Says whether it can go on at once.
+    #[inline]
+    fn await_room(&mut self, call: u64) -> bool {
         if let Some(flow) = self.flows.get_mut(call) {
             flow.is_awaited = true;
         }
@@ -162,7 +189,7 @@ impl Outbox {
             return;
         };
         let mut frame = Vec::new();
-        end.encode_head(end.payload.len(), &mut frame);
+        end.encode_head(end.payload.len(), end.payload.len(), &mut frame);
         frame.extend_from_slice(end.payload);
         flow.end = Some(frame);
         flow.ends_call = end.kind == kind::END;
@@ -187,6 +214,7 @@ impl Outbox {
     /// Drops what is left of a call's messages. Their receiver is told by another frame, or not there.
     pub(in crate::protocol) fn forget(&mut self, call: u64) {
         let Some(flow) = self.flows.remove(call) else { return };
+        flow.messages.into_iter().for_each(|message| self.drop_later(message));
         let queue = match flow.place {
             Place::Nowhere => return,
             Place::Turns => &mut self.turns,
@@ -243,8 +271,8 @@ impl Outbox {
             most = most.min(allowance.payload()).min(self.allowance.payload());
         }
         let total = message.len() as u64;
-        let fragment = message.split_to(total.min(most) as usize);
-        let is_last = !message.has_remaining();
+        let len = total.min(most);
+        let is_last = len == total;
         let (kind, flags) =
             if is_last { (flow.last_kind, flow.last_flags) } else { (kind::MESSAGE, 0) };
         let total = if flow.has_begun || is_last { 0 } else { total };
@@ -252,17 +280,21 @@ impl Outbox {
         let mut end = None;
         let is_stream = flow.allowance.is_some();
         if let Some(allowance) = &mut flow.allowance {
-            let cost = fragment.len() as u64 + FRAME_COST;
+            let cost = len + FRAME_COST;
             allowance.spend(cost);
             self.allowance.spend(cost);
         }
+        // Away while the frame is queued.
+        let mut message = flow.messages.pop_front().unwrap_or_default();
         if is_last {
-            flow.messages.pop_front();
             end = flow.end.take_if(|_| flow.messages.is_empty());
         }
         let flow_ends_call = flow.ends_call;
-        let at =
-            self.push(&Frame { kind, call, flags, total, payload: &fragment, ..Frame::default() });
+        let frame = Frame { kind, call, flags, total, ..Frame::default() };
+        let at = self.push_part(&frame, &mut message, len as usize);
+        if let Some(flow) = self.flows.get_mut(call).filter(|_| !is_last) {
+            flow.messages.push_front(message);
+        }
         if let Some(end) = end {
             self.forget(call);
             self.push_raw(&end);
@@ -271,7 +303,6 @@ impl Outbox {
             }
         } else if is_last && !is_stream {
             self.forget(call);
-            self.spare = reclaim(fragment);
             progress(Progress::Finished(call, at));
         } else {
             self.place(call).map(progress);
@@ -324,4 +355,9 @@ impl Outbox {
         queue.push_back(call);
         None
     }
+}
+
+/// The frame of a message of a stream that is sent in one.
+fn whole(call: u64) -> Frame<'static> {
+    Frame { kind: kind::MESSAGE, call, flags: flag::LAST, ..Frame::default() }
 }

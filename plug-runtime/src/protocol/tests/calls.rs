@@ -177,11 +177,11 @@ fn a_small_call_waits_for_one_fragment_of_a_long_one_at_most() {
     // The same in the middle of a long message, and for the answers.
     pair.host.open(&unary(PUT), Some(&blob(8 * FRAGMENT, 1))).unwrap();
     let mut taken = Vec::new();
-    pair.host.poll_output(&mut taken);
+    pair.host.poll_bytes(&mut taken);
     assert!(taken.len() < 3 * FRAGMENT, "what is taken cannot be overtaken: {}", taken.len());
     pair.host.open(&unary(GET), Some(&text("small"))).unwrap();
     let mut next = Vec::new();
-    pair.host.poll_output(&mut next);
+    pair.host.poll_bytes(&mut next);
     assert_eq!(outline(&frames(&next))[0], (kind::OPEN, 7));
 
     feed(&mut pair.plugin, &sent);
@@ -213,7 +213,7 @@ fn small_calls_without_end_do_not_starve_a_long_one() {
         assert!(round < 10, "the long message makes no progress");
         pair.host.open(&unary(GET), Some(&text("small"))).unwrap();
         let mut taken = Vec::new();
-        pair.host.poll_output(&mut taken);
+        pair.host.poll_bytes(&mut taken);
         let seen = feed(&mut pair.plugin, &taken);
         if seen.contains(&Seen::request(1, PUT, &blob(4 * FRAGMENT, 1).0)) {
             break;
@@ -226,7 +226,7 @@ fn a_request_that_is_answered_early_is_not_sent_to_its_end() {
     let mut pair = Pair::greeted(host_hello(), kv_hello());
     pair.host.open(&unary(PUT), Some(&blob(8 * FRAGMENT, 1))).unwrap();
     let mut taken = Vec::new();
-    pair.host.poll_output(&mut taken);
+    pair.host.poll_bytes(&mut taken);
     pair.host.handle_written(taken.len());
     assert_eq!(feed(&mut pair.plugin, &taken), [], "the request is not complete");
     pair.plugin.reply(1, Answer::Refused(Error::new(Code::ResourceExhausted, "full")));

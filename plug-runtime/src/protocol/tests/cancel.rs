@@ -10,8 +10,10 @@ fn pair() -> Pair {
 
 const UNARY: u32 = Shape::Unary as u32 + 1;
 
-fn give_up(connection: &mut Connection, call: u64, taken: &mut [u8]) {
-    connection.cancel(call, &Error::of_kind(ErrorKind::Cancelled, "not wanted"), taken);
+fn give_up(connection: &mut Connection, call: u64, taken: &mut Vec<u8>) {
+    let mut output = Output::from(std::mem::take(taken));
+    connection.cancel(call, &Error::of_kind(ErrorKind::Cancelled, "not wanted"), &mut output);
+    *taken = output.to_vec();
 }
 
 fn given_up(call: u64, delivery: Delivery) -> Seen {
@@ -28,8 +30,8 @@ fn open_call(pair: &mut Pair, len: usize) -> u64 {
 fn c4_a_call_that_is_queued_is_not_sent_and_the_others_are() {
     let mut pair = pair();
     let calls: Vec<u64> = (0..3).map(|_| open_call(&mut pair, 9)).collect();
-    give_up(&mut pair.host, calls[1], &mut []);
-    give_up(&mut pair.host, calls[1], &mut []);
+    give_up(&mut pair.host, calls[1], &mut Vec::new());
+    give_up(&mut pair.host, calls[1], &mut Vec::new());
     assert_eq!(seen(&mut pair.host), [given_up(calls[1], Delivery::NotSent)]);
     let said = output(&mut pair.host);
     let others = [calls[0], calls[2]];
@@ -65,7 +67,7 @@ fn c6_a_call_is_not_sent_iff_none_of_it_is_out_of_reach() {
         let call = open_call(&mut pair, 9);
         let behind = open_call(&mut pair, 9);
         let mut taken = Vec::new();
-        pair.host.poll_output(&mut taken);
+        pair.host.poll_bytes(&mut taken);
         let begin = bytes(&frames(&taken)[..1]).len();
         let len = bytes(&frames(&taken)[1..2]).len();
         let mut sent: Vec<u8> = taken.drain(..begin + written.min(len)).collect();
@@ -73,7 +75,8 @@ fn c6_a_call_is_not_sent_iff_none_of_it_is_out_of_reach() {
         if writing {
             pair.host.handle_writing(taken.len());
         }
-        give_up(&mut pair.host, call, if reaches { &mut taken } else { &mut [] });
+        let out_of_reach = &mut Vec::new();
+        give_up(&mut pair.host, call, if reaches { &mut taken } else { out_of_reach });
         let delivery = if is_sent { Delivery::MayHaveRun } else { Delivery::NotSent };
         assert_eq!(seen(&mut pair.host), [given_up(call, delivery)], "{written} {writing}");
         pair.host.handle_writing(0);
@@ -104,10 +107,10 @@ fn c6_a_call_of_which_more_than_the_first_frame_is_queued_is_cancelled_and_not_m
         let call = match which {
             0 => {
                 let call = open_call(&mut pair, FRAGMENT + 1000);
-                pair.host.poll_output(&mut taken);
+                pair.host.poll_bytes(&mut taken);
                 while pair.host.has_output() {
                     let mut more = Vec::new();
-                    pair.host.poll_output(&mut more);
+                    pair.host.poll_bytes(&mut more);
                     taken.append(&mut more);
                 }
                 call
@@ -119,7 +122,7 @@ fn c6_a_call_of_which_more_than_the_first_frame_is_queued_is_cancelled_and_not_m
                 } else {
                     pair.host.end_requests(call);
                 }
-                pair.host.poll_output(&mut taken);
+                pair.host.poll_bytes(&mut taken);
                 call
             }
         };
@@ -143,10 +146,10 @@ fn c4_a_request_that_is_half_sent_goes_no_further_and_is_never_handled() {
     let mut pair = pair();
     let call = open_call(&mut pair, 5 * FRAGMENT);
     let mut some = Vec::new();
-    pair.host.poll_output(&mut some);
+    pair.host.poll_bytes(&mut some);
     pair.host.handle_written(some.len());
     pair.plugin.handle_bytes(&some);
-    give_up(&mut pair.host, call, &mut []);
+    give_up(&mut pair.host, call, &mut Vec::new());
     assert_eq!(seen(&mut pair.host), [given_up(call, Delivery::NotSent)], "it is never whole");
     let said = output(&mut pair.host);
     assert_eq!(frames(&said), [cancel_of(call)]);
@@ -161,7 +164,7 @@ fn c4_a_call_that_runs_counts_until_its_handler_has_answered() {
     let mut pair = streaming(streams_hello(), limited);
     let call = open_call(&mut pair, 9);
     talk(&mut pair);
-    give_up(&mut pair.host, call, &mut []);
+    give_up(&mut pair.host, call, &mut Vec::new());
     let outcome = given_up(call, Delivery::MayHaveRun);
     assert_eq!(talk(&mut pair), (vec![outcome], vec![Seen::Cancelled { call }]));
     assert!(!pair.host.can_open(), "the plugin still works on it");
@@ -178,7 +181,7 @@ fn c4_a_cancel_that_crosses_the_reply_is_ignored() {
     let call = open_call(&mut pair, 9);
     talk(&mut pair);
     pair.plugin.reply(call, response(&text("in time")));
-    give_up(&mut pair.host, call, &mut []);
+    give_up(&mut pair.host, call, &mut Vec::new());
     assert_eq!(seen(&mut pair.host), [given_up(call, Delivery::MayHaveRun)]);
     let reply = output(&mut pair.plugin);
     assert_eq!(pair.host_speaks(), [], "no handler is left");
@@ -193,7 +196,7 @@ fn c4_a_cancel_after_the_reply_does_nothing() {
     talk(&mut pair);
     pair.plugin.reply(call, response(&text("in time")));
     assert_eq!(talk(&mut pair).0, [Seen::response(call, b"in time")]);
-    give_up(&mut pair.host, call, &mut []);
+    give_up(&mut pair.host, call, &mut Vec::new());
     assert!(!pair.host.has_output());
     assert_eq!(seen(&mut pair.host), []);
 }
@@ -206,7 +209,7 @@ fn f8_m3_a_long_reply_to_a_call_that_was_given_up_is_dropped_and_the_call_ends()
         let call = open_call(&mut pair, 9);
         talk(&mut pair);
         if moment == 0 {
-            give_up(&mut pair.host, call, &mut []);
+            give_up(&mut pair.host, call, &mut Vec::new());
             talk(&mut pair);
         }
         pair.plugin.reply(call, response(&blob(20 * FRAGMENT, 2)));
@@ -216,12 +219,12 @@ fn f8_m3_a_long_reply_to_a_call_that_was_given_up_is_dropped_and_the_call_ends()
         if moment == 2 {
             pair.host_speaks();
             let mut some = Vec::new();
-            pair.plugin.poll_output(&mut some);
+            pair.plugin.poll_bytes(&mut some);
             pair.plugin.handle_written(some.len());
             pair.host.handle_bytes(&some);
         }
         if moment > 0 {
-            give_up(&mut pair.host, call, &mut []);
+            give_up(&mut pair.host, call, &mut Vec::new());
             talk(&mut pair);
         }
         assert!(pair.host.held() < 1000, "what has come is not kept");
@@ -245,7 +248,7 @@ fn f8_messages_for_a_stream_that_was_given_up_are_dropped_and_their_credit_comes
             pair.plugin.finish(call, Ok(()));
         }
         let on_its_way = output(&mut pair.plugin);
-        give_up(&mut pair.host, call, &mut []);
+        give_up(&mut pair.host, call, &mut Vec::new());
         assert_eq!(seen(&mut pair.host), [given_up(call, Delivery::MayHaveRun)]);
         assert_eq!(feed(&mut pair.host, &on_its_way), [], "for nobody");
         let (_, plugin) = talk(&mut pair);
@@ -263,7 +266,7 @@ fn a_handler_that_begins_a_stream_after_the_cancel_sends_nothing() {
     let mut pair = pair();
     let call = pair.host.open(&Shape::Both.opening(), None::<&Blob>).unwrap();
     talk(&mut pair);
-    give_up(&mut pair.host, call, &mut []);
+    give_up(&mut pair.host, call, &mut Vec::new());
     let result = Err(Code::Cancelled);
     let ended = Seen::RequestsEnded { call, result };
     assert_eq!(talk(&mut pair).1, [ended, Seen::Cancelled { call }]);
@@ -297,7 +300,7 @@ fn what_a_user_reads_after_the_call_was_given_up_still_gives_credit_back() {
         }
     }
     assert_eq!(costs.len(), 3);
-    give_up(&mut pair.host, call, &mut []);
+    give_up(&mut pair.host, call, &mut Vec::new());
     talk(&mut pair);
     pair.plugin.finish(call, Ok(()));
     talk(&mut pair);
@@ -317,7 +320,7 @@ fn c5_calls_that_are_given_up_before_anything_is_written_do_not_pile_up() {
     let mut made = 0;
     while pair.host.can_open() {
         let call = open_call(&mut pair, 1000);
-        give_up(&mut pair.host, call, &mut []);
+        give_up(&mut pair.host, call, &mut Vec::new());
         made += 1;
         assert!(made <= 4, "the plugin reads nothing, and memory grows with every call");
     }
@@ -335,7 +338,7 @@ fn without_the_feature_a_call_that_is_given_up_ends_with_its_reply() {
     let mut pair = Pair::greeted(host_hello(), kv_hello());
     let call = pair.host.open(&unary(GET), Some(&text("k"))).unwrap();
     talk(&mut pair);
-    give_up(&mut pair.host, call, &mut []);
+    give_up(&mut pair.host, call, &mut Vec::new());
     assert!(!pair.host.has_output());
     pair.plugin.reply(call, response(&blob(3 * FRAGMENT, 1)));
     let (host, _) = talk(&mut pair);

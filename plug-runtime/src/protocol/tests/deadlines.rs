@@ -54,7 +54,7 @@ fn a_side_that_does_not_list_the_feature_is_told_nothing_and_the_call_ends_in_ti
     let now = Instant::now();
     let call = open_until(&mut pair, now, 5 * MS, 1);
     assert_eq!(timeout_of(&mut pair), None);
-    pair.host.handle_timeout(now + 5 * MS, &mut []);
+    pair.host.handle_timeout(now + 5 * MS, &mut Output::default());
     assert_eq!(seen(&mut pair.host), [timed_out(call, Delivery::MayHaveRun)]);
     assert!(!pair.host.has_output(), "nor does it know of cancels");
 }
@@ -68,14 +68,14 @@ fn calls_end_at_their_deadlines_and_not_before() {
     let never = pair.host.open(&Shape::Unary.opening(), Some(&text("k"))).unwrap();
     talk(&mut pair);
     assert_eq!(pair.host.poll_timeout(), Some(now + 3 * MS));
-    pair.host.handle_timeout(now + 3 * MS - Duration::from_nanos(1), &mut []);
+    pair.host.handle_timeout(now + 3 * MS - Duration::from_nanos(1), &mut Output::default());
     assert_eq!(seen(&mut pair.host), []);
-    pair.host.handle_timeout(now + 3 * MS, &mut []);
+    pair.host.handle_timeout(now + 3 * MS, &mut Output::default());
     assert_eq!(seen(&mut pair.host), [timed_out(early, Delivery::MayHaveRun)]);
     assert_eq!(frames(&output(&mut pair.host)), [cancel_of(early)]);
     assert_eq!(pair.host.poll_timeout(), Some(now + 9 * MS));
     // The clock jumps.
-    pair.host.handle_timeout(now + 1_000_000 * MS, &mut []);
+    pair.host.handle_timeout(now + 1_000_000 * MS, &mut Output::default());
     assert_eq!(seen(&mut pair.host), [timed_out(late, Delivery::MayHaveRun)]);
     assert_eq!(pair.host.poll_timeout(), None);
     pair.plugin.reply(never, response(&text("still")));
@@ -88,11 +88,13 @@ fn c6_a_call_whose_deadline_passes_while_it_is_queued_is_not_sent() {
     let now = Instant::now();
     let first = open_until(&mut pair, now, 100 * MS, 1);
     let mut taken = Vec::new();
-    pair.host.poll_output(&mut taken);
+    pair.host.poll_bytes(&mut taken);
     let in_taken = open_until(&mut pair, now, MS, 1);
     taken.extend(output_of_one(&mut pair.host));
     let queued = open_until(&mut pair, now, 2 * MS, 3 * FRAGMENT);
-    pair.host.handle_timeout(now + 2 * MS, &mut taken);
+    let mut left = Output::from(taken);
+    pair.host.handle_timeout(now + 2 * MS, &mut left);
+    let mut taken = left.to_vec();
     let expected = [in_taken, queued].map(|call| timed_out(call, Delivery::NotSent));
     assert_eq!(seen(&mut pair.host), expected);
     pair.host.handle_written(taken.len());
@@ -106,7 +108,7 @@ fn c6_a_call_whose_deadline_passes_while_it_is_queued_is_not_sent() {
 /// What would be taken next, and is not written yet.
 fn output_of_one(connection: &mut Connection) -> Vec<u8> {
     let mut some = Vec::new();
-    connection.poll_output(&mut some);
+    connection.poll_bytes(&mut some);
     some
 }
 
@@ -139,7 +141,7 @@ fn a_deadline_ends_a_stream_with_what_came_before() {
     pair.plugin.send(call, b"before").unwrap();
     let bytes = output(&mut pair.plugin);
     pair.host.handle_bytes(&bytes);
-    pair.host.handle_timeout(now + MS, &mut []);
+    pair.host.handle_timeout(now + MS, &mut Output::default());
     pair.plugin.send(call, b"after").unwrap();
     let bytes = output(&mut pair.plugin);
     pair.host.handle_bytes(&bytes);
@@ -160,9 +162,9 @@ fn a_call_that_ended_or_was_given_up_has_no_deadline_any_more() {
     let lost = open_until(&mut pair, now, MS, 1);
     talk(&mut pair);
     pair.plugin.reply(ended, response(&text("")));
-    pair.host.cancel(given_up, &Error::of_kind(ErrorKind::Cancelled, "no"), &mut []);
+    pair.host.cancel(given_up, &Error::of_kind(ErrorKind::Cancelled, "no"), &mut Output::default());
     talk(&mut pair);
-    pair.host.handle_timeout(now + MS, &mut []);
+    pair.host.handle_timeout(now + MS, &mut Output::default());
     assert_eq!(seen(&mut pair.host), [timed_out(lost, Delivery::MayHaveRun)]);
     pair.host.close(&Error::of_kind(ErrorKind::Exited, "gone"));
     assert_eq!(pair.host.poll_timeout(), None);

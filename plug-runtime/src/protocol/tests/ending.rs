@@ -53,7 +53,7 @@ fn a_failed_call_knows_whether_its_last_byte_was_written() {
     for key in ["written", "written but for a byte", "taken", "queued"] {
         host.open(&unary(GET), Some(&text(key))).unwrap();
         if key == "taken" {
-            host.poll_output(&mut taken);
+            host.poll_bytes(&mut taken);
         }
     }
     let lengths: Vec<usize> = frames(&taken).iter().map(|frame| bytes(&[*frame]).len()).collect();
@@ -83,7 +83,7 @@ fn a_long_request_counts_as_sent_once_its_last_fragment_is_written() {
         // Everything before the last take is written, and the last take but for one byte.
         host.handle_written(left.len());
         written.append(&mut left);
-        host.poll_output(&mut left);
+        host.poll_bytes(&mut left);
     }
     host.handle_written(left.len() - 1);
     let mut other = self::host();

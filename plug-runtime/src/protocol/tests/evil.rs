@@ -80,7 +80,7 @@ impl Party {
                     nth(self.made.keys().copied().collect()).filter(|_| which % 3 == 0)
                 {
                     let error = Error::of_kind(ErrorKind::Cancelled, "not wanted");
-                    connection.cancel(call, &error, &mut []);
+                    connection.cancel(call, &error, &mut Output::default());
                 }
             }
             6 | 7 => {
@@ -94,7 +94,7 @@ impl Party {
                     self.served.remove(&call);
                     match shape.has_responses() {
                         true => connection.finish(call, Ok(())),
-                        false => drop(connection.reply(call, Answer::Response(message))),
+                        false => drop(connection.reply(call, answer(message))),
                     }
                 }
             }

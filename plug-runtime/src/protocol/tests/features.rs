@@ -166,7 +166,7 @@ fn the_time_limit_covers_the_hello_and_the_ready() {
     pair.plugin.accept();
     pair.plugin_speaks();
     assert_eq!(pair.host.poll_timeout(), Some(by), "it is not ready");
-    pair.host.handle_timeout(by, &mut []);
+    pair.host.handle_timeout(by, &mut Output::default());
     let error = pair.host.failure().unwrap();
     assert_eq!(error.kind(), ErrorKind::Handshake);
     assert!(error.message().contains("did not become ready"), "{error}");
@@ -185,8 +185,8 @@ fn v8_a_simple_peer_meets_no_frame_field_or_flag_of_a_feature() {
             let given_up = connection.open(&opening, Some(&text("k"))).unwrap();
             let error = Error::new(Code::Cancelled, "no");
             said.extend(output(connection));
-            connection.cancel(given_up, &error, &mut []);
-            connection.handle_timeout(now + Duration::from_secs(2), &mut []);
+            connection.cancel(given_up, &error, &mut Output::default());
+            connection.handle_timeout(now + Duration::from_secs(2), &mut Output::default());
             assert!(connection.ping(b"").is_err());
             connection.ready();
             connection.log(0, b"record");

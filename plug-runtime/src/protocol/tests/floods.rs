@@ -90,8 +90,8 @@ fn a_heartbeat_is_no_flood() {
     let mut pair = pair();
     let start = Instant::now();
     for second in 0..100_000 {
-        pair.host.handle_timeout(start + Duration::from_secs(second), &mut []);
-        pair.plugin.handle_timeout(start + Duration::from_secs(second), &mut []);
+        pair.host.handle_timeout(start + Duration::from_secs(second), &mut Output::default());
+        pair.plugin.handle_timeout(start + Duration::from_secs(second), &mut Output::default());
         pair.host.ping(b"eight by").unwrap();
         talk(&mut pair);
     }
@@ -105,7 +105,7 @@ fn calls_pay_for_the_cancels_and_credits_that_come_late_for_them() {
         let call = pair.host.open(&Shape::Unary.opening(), Some(&text("k"))).unwrap();
         talk(&mut pair);
         pair.plugin.reply(call, response(&text("")));
-        pair.host.cancel(call, &Error::new(Code::Cancelled, "late"), &mut []);
+        pair.host.cancel(call, &Error::new(Code::Cancelled, "late"), &mut Output::default());
         talk(&mut pair);
     }
     assert_whole(&pair);
@@ -142,7 +142,7 @@ fn a_side_that_pings_and_does_not_read_the_pongs_is_held_to_the_limit() {
     let start = Instant::now();
     let pings = bytes(&[Frame { payload: &[7; 64], ..of_kind(kind::PING) }; 1000]);
     for second in 0.. {
-        plugin.handle_timeout(start + Duration::from_secs(second), &mut []);
+        plugin.handle_timeout(start + Duration::from_secs(second), &mut Output::default());
         plugin.handle_bytes(&pings);
         if plugin.failure().is_some() {
             break;

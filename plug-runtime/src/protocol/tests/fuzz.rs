@@ -31,7 +31,7 @@ pub(crate) fn frames(data: &[u8]) {
     survivor.end();
 }
 
-/// A side hears the same in one piece, in pieces cut anywhere, and byte by byte.
+/// A side hears the same in one piece, in pieces cut anywhere, and byte by byte, read to where it belongs or not.
 pub(crate) fn split(data: &[u8]) {
     let mut choices = Choices::new(data);
     let setup = choices.take(1);
@@ -44,22 +44,25 @@ pub(crate) fn split(data: &[u8]) {
             _ => said.extend(frame(&mut choices)),
         }
     }
-    let understood = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+    let understood = |pieces: &mut dyn Iterator<Item = &[u8]>, lends: bool| {
         let mut survivor = survivor(&mut Choices::new(setup));
         // A call before that is a mistake of the host's, which depends on the time.
         survivor.accepts = false;
+        survivor.lends = lends;
         pieces.for_each(|piece| survivor.hear(piece));
         let said = output(&mut survivor.connection);
         (survivor.end(), said)
     };
-    let whole = understood(&mut [&said[..]].into_iter());
+    let whole = understood(&mut [&said[..]].into_iter(), false);
     cuts.iter_mut().for_each(|cut| *cut = (*cut).min(said.len()));
     cuts.sort_unstable();
     let begins = [0].into_iter().chain(cuts.iter().copied());
     let ends = cuts.iter().copied().chain([said.len()]);
-    let mut pieces = begins.zip(ends).map(|(begin, end)| &said[begin..end]);
-    assert_eq!(understood(&mut pieces), whole, "cut at {cuts:?}");
-    assert_eq!(understood(&mut said.chunks(1)), whole, "byte by byte");
+    let pieces = begins.zip(ends).map(|(begin, end)| &said[begin..end]);
+    for lends in [false, true] {
+        assert_eq!(understood(&mut pieces.clone(), lends), whole, "cut at {cuts:?}, {lends}");
+        assert_eq!(understood(&mut said.chunks(1), lends), whole, "byte by byte, {lends}");
+    }
 }
 
 /// Both roles make calls, serve them, and send and read streams, over pipes that hold little, until something ends it
@@ -120,7 +123,7 @@ pub(crate) fn handshake(data: &[u8]) {
         }
     }
     output(&mut connection);
-    connection.handle_timeout(by, &mut []);
+    connection.handle_timeout(by, &mut Output::default());
     let is_up = has_greeted && (side == Side::Plugin || connection.is_ready());
     assert_ne!(is_up, connection.failure().is_some(), "it waits for ever");
 }

@@ -79,9 +79,9 @@ fn h3_a_hello_that_is_late_ends_the_connection_when_its_time_is_over() {
     let by = start + Duration::from_secs(10);
     let mut host = Connection::new(Side::Host, host_hello(), Some(by));
     assert_eq!(host.poll_timeout(), Some(by));
-    host.handle_timeout(by - Duration::from_nanos(1), &mut []);
+    host.handle_timeout(by - Duration::from_nanos(1), &mut Output::default());
     assert!(host.failure().is_none());
-    host.handle_timeout(by, &mut []);
+    host.handle_timeout(by, &mut Output::default());
     assert_eq!(host.failure().unwrap().kind(), ErrorKind::Handshake);
     assert_eq!(host.poll_timeout(), None, "there is nothing left to wait for");
 }
@@ -95,7 +95,7 @@ fn a_hello_in_time_ends_the_wait_for_it() {
     pair.plugin.accept();
     pair.plugin_speaks();
     assert_eq!(pair.host.poll_timeout(), None);
-    pair.host.handle_timeout(by + Duration::from_secs(1), &mut []);
+    pair.host.handle_timeout(by + Duration::from_secs(1), &mut Output::default());
     assert!(pair.host.failure().is_none());
 }
 

@@ -123,10 +123,9 @@ pub(super) enum Answered {
 pub(super) struct End {
     pub(super) side: Side,
     pub(super) connection: Connection,
-    /// What was taken from the connection, how much of it was written, and how much the pipe took of a write that has
+    /// What was taken from the connection and not written, and how much the pipe took of a write that has
     /// not returned.
-    pub(super) taken: Vec<u8>,
-    pub(super) written: usize,
+    pub(super) taken: Output,
     pub(super) writing: Option<usize>,
     /// What the other side wrote and this one has not read.
     pub(super) arriving: VecDeque<u8>,
@@ -197,8 +196,7 @@ impl End {
         End {
             side,
             connection,
-            taken: Vec::new(),
-            written: 0,
+            taken: Output::default(),
             writing: None,
             arriving: VecDeque::new(),
             hears: true,
@@ -211,19 +209,19 @@ impl End {
 
     /// Whether the driver has something to write.
     pub(super) fn has_output(&self) -> bool {
-        self.written < self.taken.len() || self.connection.has_output()
+        !self.taken.is_empty() || self.connection.has_output()
     }
 
     /// What a driver passes when it cancels: nothing while a write is under way elsewhere.
     pub(super) fn with_taken<R>(
         &mut self,
         reaches: bool,
-        act: impl FnOnce(&mut Connection, &mut [u8]) -> R,
+        act: impl FnOnce(&mut Connection, &mut Output) -> R,
     ) -> R {
         if self.writing.is_some() || !reaches {
-            act(&mut self.connection, &mut [])
+            act(&mut self.connection, &mut Output::default())
         } else {
-            act(&mut self.connection, &mut self.taken[self.written..])
+            act(&mut self.connection, &mut self.taken)
         }
     }
 
@@ -319,8 +317,7 @@ impl End {
             }
         }
         if self.connection.is_output_void() {
-            self.taken.clear();
-            self.written = 0;
+            self.connection.discard_output(&mut self.taken);
         }
         self.check(limits);
     }
@@ -379,9 +376,11 @@ fn agree(call: u64, made: &Made, outcome: &Result<Blob, Error>, served: Option<&
 impl End {
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.connection.handle_writing(0);
-        self.connection.handle_written(bytes);
-        // It was thrown away if the connection has ended meanwhile.
-        self.written = (self.written + bytes).min(self.taken.len());
+        if self.taken.is_empty() {
+            // It was thrown away, since the connection has ended meanwhile.
+            return self.connection.handle_written(bytes);
+        }
+        self.connection.advance(&mut self.taken, bytes);
     }
 
     pub(super) fn inboxes(&self) -> impl Iterator<Item = &Inbox> {

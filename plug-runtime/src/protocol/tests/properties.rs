@@ -143,7 +143,7 @@ impl World {
         let end = self.end(side);
         if end.taken.is_empty() {
             let mut out = Vec::new();
-            end.connection.poll_output(&mut out);
+            end.connection.poll_bytes(&mut out);
             end.taken = out.into();
         }
         let written = read_from(&mut end.taken, most);

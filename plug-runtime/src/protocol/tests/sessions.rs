@@ -131,7 +131,7 @@ impl Player {
             "begin" => connection.begin_responses(call),
             "finish" => connection.finish(call, Ok(())),
             "break_off" => connection.finish(call, Err(Error::new(Code::DataLoss, "broke off"))),
-            "respond" => drop(connection.reply(call, super::Answer::Response(message))),
+            "respond" => drop(connection.reply(call, super::answer(message))),
             "fail" => drop(connection.reply(call, failed(Code::NotFound, "not there"))),
             "refuse" => {
                 let error = Error::new(Code::Aborted, "not now");
@@ -139,11 +139,11 @@ impl Player {
             }
             "cancel" => {
                 let error = Error::of_kind(ErrorKind::Cancelled, "not wanted");
-                connection.cancel(call, &error, &mut []);
+                connection.cancel(call, &error, &mut Output::default());
             }
             "tick" => {
                 self.now += Duration::from_millis(call);
-                connection.handle_timeout(self.now, &mut []);
+                connection.handle_timeout(self.now, &mut Output::default());
             }
             "ping" => connection.ping(b"ping").unwrap(),
             "log" => assert!(connection.log(call, b"record")),

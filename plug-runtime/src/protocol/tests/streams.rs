@@ -136,7 +136,7 @@ fn a_handler_that_drops_its_requests_lets_the_rest_pass() {
     // The first fragment of a long one has come when the handler loses interest.
     pair.host.send(call, &blob(400_000, 1).0).unwrap();
     let mut some = Vec::new();
-    pair.host.poll_output(&mut some);
+    pair.host.poll_bytes(&mut some);
     pair.host.handle_written(some.len());
     pair.plugin.handle_bytes(&some);
     read(&mut pair.plugin);
@@ -302,7 +302,7 @@ fn c7_dropping_streams_half_way_a_hundred_thousand_times_leaves_the_windows_whol
             let some = output(&mut pair.plugin);
             pair.host.handle_bytes(&some);
         }
-        pair.host.cancel(call, &Error::new(Code::Cancelled, "dropped"), &mut []);
+        pair.host.cancel(call, &Error::new(Code::Cancelled, "dropped"), &mut Output::default());
         if round % 5 > 0 {
             talk(&mut pair);
         }
@@ -381,12 +381,12 @@ fn c3_small_calls_and_cancels_pass_a_stream_without_end() {
     }
     // What is taken cannot be overtaken; the rest can.
     let mut taken = Vec::new();
-    pair.host.poll_output(&mut taken);
+    pair.host.poll_bytes(&mut taken);
     pair.host.send(stream, &blob(200_000, 2).0).unwrap();
     let unary = pair.host.open(&Shape::Unary.opening(), Some(&text("quick"))).unwrap();
     pair.host.ping(b"1").unwrap();
     let mut next = Vec::new();
-    pair.host.poll_output(&mut next);
+    pair.host.poll_bytes(&mut next);
     let kinds = outline(&frames(&next));
     assert_eq!(kinds[..2], [(kind::OPEN, unary), (kind::PING, 0)], "{kinds:?}");
 }

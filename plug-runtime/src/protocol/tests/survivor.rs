@@ -70,6 +70,8 @@ pub(super) struct Survivor {
     has_preamble: bool,
     /// Whether a plugin answers the hello of its host.
     pub(super) accepts: bool,
+    /// Whether what arrives is put where it belongs.
+    pub(super) lends: bool,
     pub(super) events: Vec<Seen>,
 }
 
@@ -155,13 +157,18 @@ impl Survivor {
             wire,
             has_preamble,
             accepts: true,
+            lends: true,
             events: Vec::new(),
         }
     }
 
     pub(super) fn hear(&mut self, bytes: &[u8]) {
         self.heard += bytes.len();
-        self.connection.handle_bytes(bytes);
+        if self.lends {
+            hear(&mut self.connection, bytes);
+        } else {
+            self.connection.handle_bytes(bytes);
+        }
         self.settle();
     }
 
@@ -211,7 +218,7 @@ impl Survivor {
             (Act::EndRequests, _, Some(call)) => connection.end_requests(call),
             (Act::Cancel, _, Some(call)) => {
                 let error = Error::of_kind(ErrorKind::Cancelled, "not wanted");
-                connection.cancel(call, &error, &mut []);
+                connection.cancel(call, &error, &mut Output::default());
             }
             (Act::Ping, ..) => drop(connection.ping(b"ping")),
             (Act::Goodbye, ..) if connection.peer().is_some() => connection.goodbye(Duration::ZERO),

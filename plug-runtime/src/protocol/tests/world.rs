@@ -137,7 +137,7 @@ impl World {
             Step::Read(side, most) => {
                 let end = self.end(side);
                 let read = read_from(&mut end.arriving, most);
-                end.connection.handle_bytes(&read);
+                hear(&mut end.connection, &read);
             }
             Step::Ping(side) => {
                 let end = self.end(side);
@@ -234,12 +234,11 @@ impl World {
         if let Some(bytes) = end.writing.take() {
             end.wrote(bytes);
         }
-        if end.written == end.taken.len() {
+        if end.taken.is_empty() {
             end.taken.clear();
-            end.written = 0;
             end.connection.poll_output(&mut end.taken);
         }
-        let rest = &end.taken[end.written..];
+        let rest = end.taken.to_vec();
         end.connection.handle_writing(rest.len());
         let bytes = rest[..most.min(rest.len())].to_vec();
         end.wire.note(side, &bytes);

@@ -1,0 +1,66 @@
+//! The roles that a thread can have for a connection, with what goes with them.
+
+use std::os::fd::OwnedFd;
+
+use super::gathering::Gathering;
+use super::sharing::RingInput;
+use crate::protocol::{Output, Place, reserve};
+use crate::sys::ring::RingWriter;
+
+/// The role of reading, and the buffer for it.
+pub(super) struct Reader {
+    pub(super) buffer: Box<[u8]>,
+    /// Where the next bytes belong instead, if the core has lent that.
+    pub(super) place: Option<Box<Place>>,
+    /// Where the other side sends to, if not to the pipe.
+    pub(super) ring: Option<Box<RingInput>>,
+}
+
+impl Reader {
+    pub(super) fn new() -> Reader {
+        let buffer = vec![0; FIRST_READ_BUFFER].into_boxed_slice();
+        Reader { buffer, place: None, ring: None }
+    }
+
+    /// Makes room for more at a time, if so many bytes have filled the buffer; or for less, if those were the beginning of
+    /// a frame that lands elsewhere: what comes by the buffer of the next is copied.
+    #[inline]
+    pub(super) fn resize_after(&mut self, len: usize, is_landing: bool) {
+        if len == self.buffer.len() {
+            self.resize(if is_landing { FIRST_READ_BUFFER } else { READ_BUFFER });
+        }
+    }
+
+    #[cold]
+    fn resize(&mut self, len: usize) {
+        let mut buffer = Vec::new();
+        // Where there is no memory for it, what there is does as well.
+        if len != self.buffer.len() && reserve(&mut buffer, len) {
+            buffer.extend(std::iter::repeat_n(0, len));
+            self.buffer = buffer.into_boxed_slice();
+        }
+    }
+}
+
+/// The role of writing, and what was taken from the core to be written.
+pub(super) struct Writer {
+    /// `None` once closed.
+    pub(super) output: Option<OwnedFd>,
+    pub(super) taken: Output,
+    /// Where this side sends to, if not to the pipe, from a position on.
+    pub(super) ring: Option<Box<(RingWriter, u64)>>,
+    pub(super) gathering: Gathering,
+}
+
+impl Writer {
+    pub(super) fn new(output: OwnedFd) -> Writer {
+        let gathering = Gathering::default();
+        Writer { output: Some(output), taken: Output::default(), ring: None, gathering }
+    }
+}
+
+/// How much one read takes at most: as much as a pipe holds, ...
+const READ_BUFFER: usize = 64 << 10;
+
+/// ... but not before a read has filled this. A host has one of these for each plugin, and most are idle.
+const FIRST_READ_BUFFER: usize = 4 << 10;

@@ -1,0 +1,245 @@
+//! Bytes on their way out: frames, and long pieces of messages that are not copied into them.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf as _, Bytes};
+
+/// What is to be sent, in the order in which it goes out.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    /// All but the pieces.
+    bytes: Vec<u8>,
+    /// How many of those were sent.
+    sent: usize,
+    /// Most of the time there are none.
+    pieces: Option<Box<Pieces>>,
+}
+
+#[derive(Debug, Default)]
+struct Pieces {
+    /// Each goes before the byte with this index.
+    queue: VecDeque<(usize, Bytes)>,
+    /// How many bytes they have.
+    len: usize,
+}
+
+impl Output {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len() && self.pieces.is_none()
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - self.sent + self.pieces.as_ref().map_or(0, |pieces| pieces.len)
+    }
+
+    /// Where frames are added.
+    #[inline]
+    pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Adds bytes without copying them, if that is worth it.
+    pub(super) fn push(&mut self, piece: Bytes) {
+        if piece.len() < BY_REFERENCE {
+            self.bytes.extend_from_slice(&piece);
+            return;
+        }
+        let pieces = self.pieces.get_or_insert_default();
+        pieces.len += piece.len();
+        pieces.queue.push_back((self.bytes.len(), piece));
+    }
+
+    /// What comes at a distance from the next byte to be sent, up to the next piece; `None` if that is past the end, or in
+    /// a piece.
+    pub(super) fn at(&mut self, distance: usize) -> Option<&mut [u8]> {
+        let mut index = self.sent.checked_add(distance)?;
+        let mut end = self.bytes.len();
+        for (before, piece) in self.pieces.iter().flat_map(|pieces| &pieces.queue) {
+            if index < *before {
+                end = *before;
+                break;
+            }
+            index = index.checked_sub(piece.len()).filter(|index| index >= before)?;
+        }
+        self.bytes.get_mut(index..end)
+    }
+
+    /// All that is to be sent, in pieces that are each in one place.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        let queue = self.pieces.iter().flat_map(|pieces| &pieces.queue);
+        let ends = queue.clone().map(|(before, _)| *before).chain([self.bytes.len()]);
+        let begins = [self.sent].into_iter().chain(queue.clone().map(|(before, _)| *before));
+        let between = begins.zip(ends).map(|(begin, end)| &self.bytes[begin..end]);
+        let pieces = queue.map(|(_, piece)| &piece[..]).chain([&[][..]]);
+        between
+            .zip(pieces)
+            .flat_map(|(bytes, piece)| [bytes, piece])
+            .filter(|part| !part.is_empty())
+    }
+
+    /// All that is to be sent, if that is in one place.
+    #[inline]
+    pub(crate) fn whole(&self) -> Option<&[u8]> {
+        self.pieces.is_none().then(|| &self.bytes[self.sent..])
+    }
+
+    /// Notes that so many bytes were sent, and passes on the pieces among them.
+    #[inline]
+    pub(super) fn advance(&mut self, bytes: usize, done: impl FnMut(Bytes)) {
+        if self.pieces.is_some() {
+            return self.advance_pieces(bytes, done);
+        }
+        self.advance_bytes(bytes);
+    }
+
+    fn advance_bytes(&mut self, bytes: usize) {
+        self.sent += bytes;
+        debug_assert!(self.sent <= self.bytes.len(), "more was sent than there was");
+    }
+
+    #[cold]
+    fn advance_pieces(&mut self, mut bytes: usize, mut done: impl FnMut(Bytes)) {
+        while let Some(pieces) = &mut self.pieces {
+            let Some((before, piece)) = pieces.queue.front_mut() else {
+                self.pieces = None;
+                break;
+            };
+            let between = bytes.min(*before - self.sent);
+            self.sent += between;
+            bytes -= between;
+            let of_piece = bytes.min(piece.len());
+            if of_piece < piece.len() {
+                piece.advance(of_piece);
+                pieces.len -= of_piece;
+                return;
+            }
+            bytes -= of_piece;
+            pieces.len -= of_piece;
+            if let Some((_, piece)) = pieces.queue.pop_front() {
+                done(piece);
+            }
+        }
+        self.advance_bytes(bytes);
+    }
+
+    /// Forgets what was sent, after all of it was.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        debug_assert!(self.is_empty(), "something was not sent");
+        self.bytes.clear();
+        self.sent = 0;
+    }
+
+    /// Drops what was not sent, and returns the pieces of it.
+    pub(super) fn discard(&mut self) -> impl Iterator<Item = Bytes> + use<> {
+        self.bytes.clear();
+        self.sent = 0;
+        let pieces = self.pieces.take().unwrap_or_default();
+        pieces.queue.into_iter().map(|(_, piece)| piece)
+    }
+
+    /// How much memory is taken that is nobody else's.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Gives that back, if there is nothing to be sent.
+    pub(crate) fn release(&mut self) {
+        if self.is_empty() {
+            self.bytes = Vec::new();
+            self.sent = 0;
+        }
+    }
+
+    /// Whether some of it was sent.
+    #[cfg(test)]
+    pub(crate) fn has_begun(&self) -> bool {
+        self.sent > 0
+    }
+
+    /// A copy of all that is to be sent.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        self.parts().collect::<Vec<_>>().concat()
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl From<Vec<u8>> for Output {
+    fn from(bytes: Vec<u8>) -> Self {
+        Output { bytes, ..Output::default() }
+    }
+}
+
+/// From which length on it is cheaper to hand on a reference to bytes than to copy them.
+const BY_REFERENCE: usize = 4 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frames of a few bytes with pieces before, between and behind them, and all that in one.
+    fn mixed() -> (Output, Vec<u8>) {
+        let mut output = Output::default();
+        let mut expected = Vec::new();
+        let mut next = 0_u8;
+        for len in [BY_REFERENCE, 3, 2 * BY_REFERENCE, BY_REFERENCE, 1, 5, BY_REFERENCE + 1] {
+            next += 1;
+            let bytes = Bytes::from(vec![next; len]);
+            expected.extend_from_slice(&bytes);
+            output.push(bytes);
+        }
+        (output, expected)
+    }
+
+    #[test]
+    fn long_pieces_are_not_copied_and_everything_keeps_its_order() {
+        let (output, expected) = mixed();
+        assert_eq!((output.to_vec(), output.len()), (expected, 5 * BY_REFERENCE + 10));
+        assert_eq!(output.bytes.len(), 9);
+        assert_eq!(output.whole(), None);
+        let piece = Bytes::from(vec![7; BY_REFERENCE]);
+        let mut output = Output::default();
+        output.push(piece.clone());
+        assert_eq!(output.parts().next().map(<[u8]>::as_ptr), Some(piece.as_ptr()));
+    }
+
+    #[test]
+    fn what_was_sent_is_gone_wherever_it_ended() {
+        let (_, expected) = mixed();
+        for first in 0..=expected.len() {
+            let (mut output, _) = mixed();
+            output.advance(first, drop);
+            assert_eq!(output.to_vec(), expected[first..], "{first}");
+            assert_eq!(output.len(), expected.len() - first);
+            assert_eq!(output.is_empty(), first == expected.len());
+            output.advance((expected.len() - first) / 2, drop);
+            output.advance(output.len(), drop);
+            assert!(output.is_empty() && output.pieces.is_none());
+            output.clear();
+        }
+    }
+
+    #[test]
+    fn what_stands_between_pieces_is_found_after_any_part_was_sent() {
+        let (_, expected) = mixed();
+        // The bytes of the frames, and where those that belong to one another end.
+        let places = [(BY_REFERENCE, 3), (4 * BY_REFERENCE + 3, 6)];
+        // What is near a place where something begins or ends.
+        let is_near = |at: usize| (at + 3) % BY_REFERENCE < 16;
+        for sent in (0..expected.len()).filter(|at| is_near(*at)) {
+            let (mut output, _) = mixed();
+            output.advance(sent, drop);
+            for at in (sent..=expected.len()).filter(|at| is_near(*at)) {
+                let distance = at - sent;
+                let found = output.at(distance).map(|bytes| bytes.to_vec());
+                let place = places.iter().find(|(begin, len)| (*begin..begin + len).contains(&at));
+                let between = place.map(|&(begin, len)| expected[at..begin + len].to_vec());
+                let found = found.filter(|bytes| !bytes.is_empty());
+                assert_eq!(found, between, "{at} after {sent}");
+            }
+        }
+    }
+}
