@@ -20,6 +20,7 @@ use crate::options::Outbound;
 use crate::protocol::{Connection, LONG, Opening, Output};
 use crate::service::MethodKind;
 use crate::stream::Outgoing;
+use crate::sys::dormitory::Rising;
 
 /// What a call is sent with: one message, or a stream of them.
 pub(crate) enum Requests<'a, M> {
@@ -230,7 +231,6 @@ impl Link {
         let unwinding = Unwinding(self);
         let call = open(&mut state.core, &opening)?;
         drop(unwinding);
-        patience.begin(call);
         if cfg!(feature = "tracing") && self.log.get().is_some() {
             state.spans.insert(call, outbound.span.clone());
         }
@@ -284,7 +284,7 @@ impl Link {
                 }
             }
             None => {
-                let waiter = state.add_waiter(call);
+                let waiter = state.add_waiter(call, Vec::new(), patience);
                 drop(self.flush_or_leave(self.hire(state)));
                 waiter
             }
@@ -301,11 +301,11 @@ impl Link {
         patience: &Patience<'_>,
     ) -> Result<Bytes> {
         loop {
-            match waiter.wait(patience) {
+            match waiter.wait(patience, &self.waiting) {
                 Woken::Done(outcome) => return outcome,
                 Woken::Look => {
                     let mut state = self.lock();
-                    let Some(waiting) = state.waiters.get_mut(&call) else {
+                    let Some(waiting) = state.waiters.get_mut(call) else {
                         // The outcome is on its way to the waiter.
                         continue;
                     };
@@ -317,14 +317,14 @@ impl Link {
                             watcher::wake();
                         }
                         state = self.run_nested(state, nested);
-                        if let Some(waiting) = state.waiters.get_mut(&call) {
+                        if let Some(waiting) = state.waiters.get_mut(call) {
                             waiting.is_busy = false;
                         } else {
                             continue;
                         }
                     }
                     if let Some(mut lead) = Lead::take(self, &mut state, Some(call)) {
-                        state.waiters.remove(&call);
+                        state.waiters.remove(call);
                         match self.read_until_done(state, &mut lead, call, patience) {
                             None => return lead.own.take_outcome(),
                             Some(again) => waiter = again,
@@ -334,7 +334,7 @@ impl Link {
                 Woken::Impatient => {
                     // If it has ended meanwhile, the outcome is there or on its way.
                     drop(self.give_up(self.lock(), call, &patience.error()));
-                    match waiter.wait(&Patience::endless()) {
+                    match waiter.wait(&Patience::endless(), &self.waiting) {
                         Woken::Done(outcome) => return outcome,
                         Woken::Look | Woken::Impatient => {}
                     }
@@ -369,8 +369,9 @@ impl Link {
                 None
             }
             None => {
-                let waiter = state.add_waiter_with(call, std::mem::take(&mut lead.own.nested));
-                waiter.look();
+                let nested = std::mem::take(&mut lead.own.nested);
+                let waiter = state.add_waiter(call, nested, patience);
+                waiter.look(&mut Rising::default());
                 Some(waiter)
             }
         };
@@ -423,12 +424,12 @@ impl Link {
                     std::mem::take(&mut lead.own.nested)
                 }
                 None => {
-                    let waiter = state.add_waiter(key);
+                    let waiter = state.add_waiter(key, Vec::new(), patience);
                     drop(self.flush_or_leave(state));
-                    let _ = waiter.wait(patience);
+                    let _ = waiter.wait(patience, &self.waiting);
                     has_waited = true;
                     state = self.lock();
-                    state.waiters.remove(&key).map(|waiting| waiting.nested).unwrap_or_default()
+                    state.waiters.remove(key).map(|waiting| waiting.nested).unwrap_or_default()
                 }
             };
             if !nested.is_empty() {
@@ -490,12 +491,19 @@ impl Link {
         self.lock()
     }
 
-    /// Cancels a call whose thread runs a handler at the moment, and cannot do it.
-    pub(super) fn cancel_for_busy(self: &Arc<Self>, call: u64) {
+    /// Has a thread that waits by a call or a ticket look at its tokens. Where it runs a handler at the moment and cannot,
+    /// its call is cancelled.
+    pub(super) fn rouse(self: &Arc<Self>, key: impl FnOnce() -> u64) {
         let state = self.lock();
-        if state.waiters.get(&call).is_some_and(|waiting| waiting.is_busy) {
-            drop(self.give_up(state, call, &cancelled_here()));
+        let key = key();
+        if state.waiters.get(key).is_some_and(|waiting| waiting.is_busy) {
+            drop(self.give_up(state, key, &cancelled_here()));
+            return;
         }
+        let mut wakes = Wakes::default();
+        state.wake(key, &mut wakes);
+        drop(state);
+        wakes.wake();
     }
 
     /// Ends the calls whose deadlines have passed, for those that nobody waits for at the moment.
@@ -512,7 +520,7 @@ impl Link {
     /// When the first of those comes.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let state = self.lock();
-        let is_busy = state.waiters.values().any(|waiting| waiting.is_busy);
+        let is_busy = state.waiters.iter().any(|waiting| waiting.is_busy);
         if is_busy || !state.inboxes.is_empty() { state.core.poll_timeout() } else { None }
     }
 

@@ -125,9 +125,10 @@ impl Link {
         outcome: Result<Bytes>,
         wakes: &mut Wakes,
     ) {
-        if let Some(mut waiting) = state.waiters.remove(&call) {
+        if let Some(mut waiting) = state.waiters.remove(call) {
             // A handler that was to run on that thread has nobody to run on; its caller has ended, too.
             self.enqueue_all(state, &mut waiting.nested);
+            state.waiters.note_served();
             wakes.some().done.push((waiting.waiter, outcome));
             self.pass_on_if_free(state, wakes);
         } else if state.leading == Some(call) {
@@ -174,7 +175,7 @@ impl Link {
         if let Some(own) = own.filter(|own| own.call == Some(within)) {
             own.nested.push(task);
         } else if let Some(waiting) =
-            state.waiters.get_mut(&within).filter(|waiting| !waiting.is_busy)
+            state.waiters.get_mut(within).filter(|waiting| !waiting.is_busy)
         {
             waiting.nested.push(task);
             wakes.some().look.push(waiting.waiter.clone());
@@ -208,7 +209,7 @@ impl Link {
         if let Some(own) = own {
             own.nested.retain(|task| !is_it(task));
         }
-        for waiting in state.waiters.values_mut() {
+        for waiting in state.waiters.iter_mut() {
             waiting.nested.retain(|task| !is_it(task));
         }
         drop(state.drop_inbox(call));

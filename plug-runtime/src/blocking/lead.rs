@@ -15,6 +15,7 @@ use crate::call::CallState;
 use crate::error::Result;
 use crate::log::CallSpan;
 use crate::stream::Outgoing;
+use crate::sys::dormitory::Rising;
 
 /// The role of reading, held by a thread, and not lost when that unwinds.
 pub(super) struct Lead<'a> {
@@ -171,12 +172,14 @@ impl Wakes {
 
 impl Woken {
     fn wake(self) {
+        let mut rising = Rising::default();
         for (waiter, outcome) in self.done {
-            waiter.done(outcome);
+            waiter.done(outcome, &mut rising);
         }
         for waiter in self.look {
-            waiter.look();
+            waiter.look(&mut rising);
         }
+        rising.wake();
         if let Some(errand) = self.errand {
             errand.run();
         }

@@ -14,7 +14,7 @@
 //!   middle of a frame, also while a thread unwinds.
 //! - Code of users (handlers, iterators, what they drop) never runs under the lock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
@@ -24,12 +24,14 @@ use bytes::Bytes;
 use super::dispatch::Dispatch;
 use super::lead::Wakes;
 use super::messages::Inbox;
+use super::patience::Patience;
 use super::pump::Pump;
 use super::roles::{Reader, Writer};
 use super::sharing::Shared;
-use super::waiter::Waiter;
+use super::waiter::{Waiter, Waiters};
 use super::watcher::{self, Key, Report};
 use super::worker::{Task, Workers};
+use super::yielding::Yielding;
 use crate::budget;
 use crate::call::CallState;
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
@@ -54,6 +56,8 @@ pub(crate) struct Link {
     pub(super) ended: Condvar,
     /// Signalled when a worker is needed, or the connection is over.
     pub(super) work: Condvar,
+    /// Whether threads that wait let others run before they sleep.
+    pub(super) waiting: Yielding,
     /// What this side serves.
     pub(super) dispatch: OnceLock<Dispatch>,
     /// The other side, for handlers.
@@ -80,9 +84,8 @@ pub(super) struct State {
     pub(super) left: Option<Result<Bytes>>,
     /// The role of writing; `None` while somebody has it.
     pub(super) writer: Option<Box<Writer>>,
-    /// Threads that wait while another reads: for the reply to a call or for the next message of one, by call, or for
-    /// something else, by a ticket.
-    pub(super) waiters: BTreeMap<u64, Waiting>,
+    /// Threads that wait while another reads.
+    pub(super) waiters: Waiters,
     last_ticket: u64,
     /// Tickets of those that wait until they may make a call, in the order in which they came.
     pub(super) space: VecDeque<u64>,
@@ -128,15 +131,6 @@ pub(super) struct State {
     pub(super) reported: bool,
 }
 
-/// A thread that waits because of a call, and the calls that are to be run on it meanwhile: those that the handler
-/// of its own call makes in turn.
-pub(super) struct Waiting {
-    pub(super) waiter: Arc<Waiter>,
-    pub(super) nested: Vec<Task>,
-    /// Whether it runs one of those.
-    pub(super) is_busy: bool,
-}
-
 impl Link {
     /// A connection over two pipes. Nobody reads it yet.
     pub(super) fn new(
@@ -154,7 +148,7 @@ impl Link {
                 leading: None,
                 left: None,
                 writer: Some(Box::new(writer)),
-                waiters: BTreeMap::new(),
+                waiters: Waiters::default(),
                 last_ticket: TICKETS,
                 space: VecDeque::new(),
                 inboxes: ById::default(),
@@ -184,6 +178,7 @@ impl Link {
             bell: OnceLock::new(),
             ended: Condvar::new(),
             work: Condvar::new(),
+            waiting: Yielding::default(),
             dispatch: OnceLock::new(),
             peer: OnceLock::new(),
             decode_limit: OnceLock::new(),
@@ -275,7 +270,7 @@ impl Link {
         if state.input_ended {
             return;
         }
-        match state.waiters.values().find(|waiting| waiting.can_read()) {
+        match state.waiters.first_reader() {
             Some(waiting) => wakes.some().look.push(waiting.waiter.clone()),
             None => self.keep_ticking(state),
         }
@@ -293,13 +288,6 @@ impl Link {
         if let Some(key) = self.key.get() {
             watcher::report(*key, report);
         }
-    }
-}
-
-impl Waiting {
-    /// Whether the thread reads if it is told to: it runs no call, and has none to run first.
-    fn can_read(&self) -> bool {
-        !self.is_busy && self.nested.is_empty()
     }
 }
 
@@ -321,17 +309,17 @@ impl State {
         self.waiters.is_empty() && self.workers.is_alone()
     }
 
-    pub(super) fn add_waiter(&mut self, call: u64) -> Arc<Waiter> {
-        self.add_waiter_with(call, Vec::new())
-    }
-
-    /// The same of a thread with calls that are to be run on it meanwhile.
+    /// Has this thread wait by a call or a ticket, until it is told otherwise or its patience is over. `nested` are calls
+    /// that are to be run on it meanwhile.
     #[inline(never)]
-    pub(super) fn add_waiter_with(&mut self, call: u64, nested: Vec<Task>) -> Arc<Waiter> {
-        let waiter = Arc::new(Waiter::new());
-        let waiting = Waiting { waiter: waiter.clone(), nested, is_busy: false };
-        self.waiters.insert(call, waiting);
-        waiter
+    pub(super) fn add_waiter(
+        &mut self,
+        key: u64,
+        nested: Vec<Task>,
+        patience: &Patience<'_>,
+    ) -> Arc<Waiter> {
+        patience.wait_by(key);
+        self.waiters.add(key, nested)
     }
 
     /// What was taken from the core and is not written, if nobody writes it at this moment.
@@ -353,13 +341,13 @@ impl State {
 
     /// Wakes who waits by a name.
     pub(super) fn wake(&self, key: u64, wakes: &mut Wakes) {
-        if let Some(waiting) = self.waiters.get(&key) {
+        if let Some(waiting) = self.waiters.get(key) {
             wakes.some().look.push(waiting.waiter.clone());
         }
     }
 
     pub(super) fn wake_all(&self, wakes: &mut Wakes) {
-        wakes.some().look.extend(self.waiters.values().map(|waiting| waiting.waiter.clone()));
+        wakes.some().look.extend(self.waiters.iter().map(|waiting| waiting.waiter.clone()));
     }
 }
 

@@ -10,18 +10,32 @@ use loom::thread;
 
 use super::patience::Patience;
 use super::waiter::{Waiter, Woken};
+use super::yielding::Yielding;
 use crate::sync::model;
+use crate::sys::dormitory::{Bed, Rising};
+
+fn new_waiter() -> Waiter {
+    Waiter::new(Bed::several().next().unwrap())
+}
+
+/// As `Wakes::wake`.
+fn wake(whom: impl FnOnce(&mut Rising)) {
+    let mut rising = Rising::default();
+    whom(&mut rising);
+    rising.wake();
+}
 
 #[test]
 fn c13_a_waiter_gets_its_outcome_whoever_else_wakes_it() {
     model(|| {
-        let waiter = Arc::new(Waiter::new());
+        let waiter = Arc::new(new_waiter());
         let looking = waiter.clone();
-        let looks = thread::spawn(move || looking.look());
+        let looks = thread::spawn(move || wake(|rising| looking.look(rising)));
         let doing = waiter.clone();
-        let does = thread::spawn(move || doing.done(Ok(Bytes::from_static(b"7"))));
+        let does =
+            thread::spawn(move || wake(|rising| doing.done(Ok(Bytes::from_static(b"7")), rising)));
         let outcome = loop {
-            if let Woken::Done(outcome) = waiter.wait(&Patience::endless()) {
+            if let Woken::Done(outcome) = waiter.wait(&Patience::endless(), &Yielding::never()) {
                 break outcome;
             }
         };
@@ -47,7 +61,7 @@ impl Roles {
 
 fn wait_for_turn(roles: &Mutex<Roles>, call: u64, waiter: &Waiter, patience: &Patience<'_>) {
     loop {
-        match waiter.wait(patience) {
+        match waiter.wait(patience, &Yielding::never()) {
             // Another has read the reply.
             Woken::Done(_) => return,
             // As in `Link::wait_for_reply`: reads its own reply, and leaves.
@@ -63,7 +77,7 @@ fn wait_for_turn(roles: &Mutex<Roles>, call: u64, waiter: &Waiter, patience: &Pa
                 state.is_free = true;
                 let next = state.next();
                 drop(state);
-                next.inspect(|next| next.look());
+                next.inspect(|next| wake(|rising| next.look(rising)));
                 return;
             }
             // As in `Link::give_up` and `Link::handle_reply`.
@@ -72,9 +86,9 @@ fn wait_for_turn(roles: &Mutex<Roles>, call: u64, waiter: &Waiter, patience: &Pa
                 let own = state.waiters.remove(&call);
                 let next = own.as_ref().and_then(|_| state.next());
                 drop(state);
-                own.inspect(|own| own.done(Ok(Bytes::new())));
-                next.inspect(|next| next.look());
-                if let Woken::Done(_) = waiter.wait(&Patience::endless()) {
+                own.inspect(|own| wake(|rising| own.done(Ok(Bytes::new()), rising)));
+                next.inspect(|next| wake(|rising| next.look(rising)));
+                if let Woken::Done(_) = waiter.wait(&Patience::endless(), &Yielding::never()) {
                     return;
                 }
             }
@@ -87,7 +101,7 @@ fn follow(roles: &Arc<Mutex<Roles>>, call: u64, is_patient: bool) -> thread::Joi
     // It has to be told by the leader, so it is there before that leaves.
     let (ready, is_ready) = loom::sync::mpsc::channel();
     let following = thread::spawn(move || {
-        let waiter = Arc::new(Waiter::new());
+        let waiter = Arc::new(new_waiter());
         roles.lock().unwrap().waiters.insert(call, waiter.clone());
         ready.send(()).unwrap();
         let patience = Patience::until_then((!is_patient).then(Instant::now));
@@ -107,7 +121,7 @@ fn c13_the_role_is_passed_on_when_who_is_told_gives_up_at_the_same_time() {
         state.is_free = true;
         let next = state.next();
         drop(state);
-        next.inspect(|next| next.look());
+        next.inspect(|next| wake(|rising| next.look(rising)));
         impatient.join().unwrap();
         patient.join().unwrap();
     });
@@ -126,14 +140,14 @@ fn c13_the_role_is_passed_on_when_the_outcome_of_who_is_told_arrives_at_the_same
             let own = state.waiters.remove(&1);
             let next = own.as_ref().and_then(|_| state.next());
             drop(state);
-            own.inspect(|own| own.done(Ok(Bytes::new())));
-            next.inspect(|next| next.look());
+            own.inspect(|own| wake(|rising| own.done(Ok(Bytes::new()), rising)));
+            next.inspect(|next| wake(|rising| next.look(rising)));
         });
         let mut state = roles.lock().unwrap();
         state.is_free = true;
         let next = state.next();
         drop(state);
-        next.inspect(|next| next.look());
+        next.inspect(|next| wake(|rising| next.look(rising)));
         ends.join().unwrap();
         first.join().unwrap();
         second.join().unwrap();
@@ -220,10 +234,11 @@ impl Shared {
             return;
         }
         if std::mem::replace(&mut state.is_reading, true) {
-            let waiter = Arc::new(Waiter::new());
+            let waiter = Arc::new(new_waiter());
             state.waiters.push(waiter.clone());
             drop(state);
-            while !matches!(waiter.wait(&Patience::endless()), Woken::Done(_)) {}
+            while !matches!(waiter.wait(&Patience::endless(), &Yielding::never()), Woken::Done(_)) {
+            }
             return;
         }
         drop(state);
@@ -236,7 +251,7 @@ impl Shared {
         let waiters = Shared::settle(&mut state);
         state.is_reading = false;
         drop(state);
-        waiters.iter().for_each(|waiter| waiter.done(Ok(Bytes::new())));
+        wake(|rising| waiters.iter().for_each(|waiter| waiter.done(Ok(Bytes::new()), rising)));
     }
 
     /// As `Link::end`.
@@ -251,7 +266,7 @@ impl Shared {
             Shared::settle(&mut state)
         };
         drop(state);
-        waiters.iter().for_each(|waiter| waiter.done(Ok(Bytes::new())));
+        wake(|rising| waiters.iter().for_each(|waiter| waiter.done(Ok(Bytes::new()), rising)));
     }
 }
 

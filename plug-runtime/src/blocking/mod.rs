@@ -33,6 +33,7 @@ mod waiter;
 mod watcher;
 mod worker;
 mod writing;
+mod yielding;
 
 #[cfg(all(loom, test))]
 mod loom_models;

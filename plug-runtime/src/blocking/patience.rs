@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Wake, Waker};
-use std::thread::Thread;
 use std::time::Instant;
 
 use super::link::Link;
@@ -62,10 +61,10 @@ impl<'a> Patience<'a> {
         self.listens.replace(listens)
     }
 
-    /// Notes for which call it is.
-    pub(super) fn begin(&self, call: u64) {
+    /// Notes by which call or ticket this thread waits from now on, under the connection's lock.
+    pub(super) fn wait_by(&self, key: u64) {
         if let Some(tokens) = &self.tokens {
-            tokens.rouse.call.store(call, Ordering::Release);
+            tokens.rouse.key.store(key, Ordering::Relaxed);
         }
     }
 
@@ -114,11 +113,7 @@ impl<'a> Patience<'a> {
 
 impl<'a> Tokens<'a> {
     fn new(link: &Arc<Link>, tokens: &'a [Option<CancelToken>]) -> Box<Tokens<'a>> {
-        let rouse = Arc::new(Rouse {
-            thread: std::thread::current(),
-            link: link.clone(),
-            call: AtomicU64::new(0),
-        });
+        let rouse = Arc::new(Rouse { link: link.clone(), key: AtomicU64::new(0) });
         let waker = Waker::from(rouse.clone());
         let registrations = tokens.iter().flatten().map(|token| token.on_cancel(waker.clone()));
         let _registrations = registrations.collect();
@@ -144,19 +139,18 @@ pub(super) fn cancelled_here() -> Error {
     Error::of_kind(ErrorKind::Cancelled, "the call was cancelled by its caller")
 }
 
-/// Wakes a thread wherever it waits: parked, or reading for all. While it runs a handler it does not wait; then its
+/// Wakes a thread wherever it waits: among others, or reading for them. While it runs a handler it does not wait; then its
 /// call is cancelled from here, so that the other side learns of it.
 struct Rouse {
-    thread: Thread,
     link: Arc<Link>,
-    /// 0 before it is made.
-    call: AtomicU64,
+    /// By what it waits among others, or has waited last; 0 before that. Set and read under the connection's lock: so either
+    /// it is found there, or it sees that a token is cancelled before it sleeps.
+    key: AtomicU64,
 }
 
 impl Wake for Rouse {
     fn wake(self: Arc<Self>) {
-        self.thread.unpark();
         self.link.ring();
-        self.link.cancel_for_busy(self.call.load(Ordering::Acquire));
+        self.link.rouse(|| self.key.load(Ordering::Relaxed));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
-use super::gathering::Gathering;
 use super::sharing::RingInput;
+use super::yielding::Yielding;
 use crate::protocol::{Output, Place, reserve};
 use crate::sys::ring::RingWriter;
 
@@ -49,12 +49,12 @@ pub(super) struct Writer {
     pub(super) taken: Output,
     /// Where this side sends to, if not to the pipe, from a position on.
     pub(super) ring: Option<Box<(RingWriter, u64)>>,
-    pub(super) gathering: Gathering,
+    pub(super) gathering: Yielding,
 }
 
 impl Writer {
     pub(super) fn new(output: OwnedFd) -> Writer {
-        let gathering = Gathering::default();
+        let gathering = Yielding::default();
         Writer { output: Some(output), taken: Output::default(), ring: None, gathering }
     }
 }

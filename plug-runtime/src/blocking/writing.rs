@@ -221,7 +221,7 @@ impl Link {
         let mut flushed = Flushed::Done;
         if writes == usize::MAX {
             // The watcher has others to look after.
-            state = self.gather(state, &mut writer.gathering);
+            state = self.gather(state, &writer.gathering);
         }
         while let Some(output) = &writer.output {
             // Another thread may have agreed on it during the last write, when this one had the role.

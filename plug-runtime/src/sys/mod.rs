@@ -8,6 +8,7 @@
 pub(crate) mod bell;
 #[cfg(feature = "tracing")]
 pub(crate) mod descriptors;
+pub(crate) mod dormitory;
 pub(crate) mod files;
 pub(crate) mod interrupt;
 pub(crate) mod limits;
