@@ -32,7 +32,7 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// The generated markers of the services that this object implements.
     type Services: Services<Self>;
 
-    /// The name that hosts see. Empty: the file name of the executable.
+    /// The name that hosts see. Empty: the name of the program, as it was started.
     const NAME: &'static str = "";
 
     /// The version that hosts see, for instance `env!("CARGO_PKG_VERSION")`.

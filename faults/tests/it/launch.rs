@@ -11,6 +11,7 @@ use plug_faults::load_probe;
 use sha2::{Digest as _, Sha256};
 
 use crate::aftermath::{Case, EVIL, Folder, HOST, evil};
+use crate::streams::FLOWING;
 
 pub(crate) fn digest(path: impl AsRef<Path>) -> String {
     let digest = Sha256::digest(fs::read(path).unwrap());
@@ -381,4 +382,19 @@ fn x6_plugins_get_nothing_of_what_the_runtime_has_open() {
     }
     drop((probes, last));
     case.finish();
+}
+
+/// What starts processes is a third of a plugin's program otherwise, and each start of it pays for that.
+#[test]
+fn a_plugin_has_nothing_of_a_host_in_its_program() {
+    let starts_processes = |program: &str| {
+        let bytes = fs::read(program).unwrap();
+        bytes.windows(NAME.len()).any(|window| window == NAME)
+    };
+    const NAME: &[u8] = b"posix_spawnp";
+    assert!(starts_processes(HOST), "that is how the standard library does it here");
+    assert!(
+        !starts_processes(FLOWING),
+        "something that both sides know leads to what loads plugins"
+    );
 }

@@ -35,6 +35,17 @@ fn p1_r8_killed_while_idle() {
     case.finish();
 }
 
+/// Its watcher may not have come to make what it waits with.
+#[test]
+fn a_plugin_loads_another_in_its_first_call() {
+    let case = Case::new();
+    let probe = case.evil(&[]);
+    let error = probe.act("load exit 3").unwrap_err();
+    assert!(error.message().contains("exited with code 3"), "{error:?}");
+    drop(probe);
+    case.finish();
+}
+
 #[test]
 fn p2_killed_with_calls_in_flight() {
     let case = Case::new();

@@ -1,7 +1,7 @@
 //! Descriptions of plugins that are not loaded: a plugin prints its own, and a host has it do so.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ fn encoded<P: Plugin>() -> Result<Vec<u8>> {
 fn describe_program(program: &Program, settings: &Settings) -> Result<Description> {
     let until = Instant::now().checked_add(settings.start_timeout);
     // Killed and reaped with everything that it has started when this returns.
-    let mut started = program.spawn()?;
+    let started = program.spawn()?;
     drop(started.stdin);
     pipe::set_nonblocking(&started.stdout).map_err(no_room)?;
     pipe::set_nonblocking(&started.stderr).map_err(no_room)?;
@@ -83,8 +83,7 @@ fn describe_program(program: &Program, settings: &Settings) -> Result<Descriptio
         }
         let stdout = (!stdout_ended).then(|| Wait::readable(&started.stdout));
         let stderr = (!stderr_ended).then(|| Wait::readable(&started.stderr));
-        let exit =
-            started.child.exit_fd().map(|exit| Wait { fd: exit.as_fd(), for_writing: false });
+        let exit = started.child.exit_fd().map(Wait::readable);
         let look_at = if exit.is_some() { until } else { now.checked_add(LOOK_EVERY) };
         let waits: Vec<_> = [stdout, stderr, exit].into_iter().flatten().collect();
         pipe::wait(&waits, look_at);

@@ -13,8 +13,8 @@ use crate::sys::pipe::{self, Wait};
 impl Link {
     /// Sends what is queued and takes what arrives until the other side's hello is there.
     ///
-    /// What `beside` lists is waited for as well, and `look` is called whenever something has happened: it may
-    /// end the handshake with an error.
+    /// What `beside` lists is waited for as well, and `look` is called whenever something else than this has happened:
+    /// it may end the handshake with an error.
     pub(super) fn greet<'w>(
         self: &Arc<Self>,
         beside: impl Fn() -> Vec<Wait<'w>>,
@@ -27,6 +27,7 @@ impl Link {
         let mut gone = None;
         // When a process that has closed its output must have ended, which says more.
         let mut end_by: Option<Instant> = None;
+        let mut has_news = false;
         loop {
             let flushed;
             (state, flushed) = self.flush(state, usize::MAX);
@@ -48,7 +49,7 @@ impl Link {
             let input_ended = state.input_ended;
             let writer = state.writer.take();
             drop(state);
-            if let Err(error) = look() {
+            if let Err(error) = if has_news { look() } else { Ok(()) } {
                 state = self.lock();
                 state.writer = writer;
                 // What it has said before it ended says more.
@@ -60,6 +61,7 @@ impl Link {
             }
             let output = writer.as_ref().and_then(|writer| writer.output.as_ref());
             let mut waits = beside();
+            let count_beside = waits.len();
             if let (Flushed::Full, Some(output)) = (flushed, output) {
                 waits.push(Wait::writable(output));
             }
@@ -83,6 +85,8 @@ impl Link {
             state = self.lock();
             state.writer = writer;
             let readable = !input_ended && ready.last().is_some_and(|&readable| readable);
+            // Where nothing is ready, the time is over, or the system could not wait.
+            has_news = ready[..count_beside].contains(&true) || !ready.contains(&true);
             if let (true, Some(reader)) = (readable, lead.reader.as_mut()) {
                 let read = pipe::read(&self.input, &mut reader.buffer).map(Some);
                 self.take_input(&mut state, reader, read);
@@ -132,7 +136,9 @@ mod tests {
             rustix::io::write(&their_output, &bytes).unwrap();
             let core = Connection::new(Side::Host, hello(), None);
             let link = Link::new(core, input, output, true).unwrap();
-            link.greet(Vec::new, || Err(Error::of_kind(ErrorKind::Handshake, "it has ended")))
+            let (exit, _) = pipe::pair().unwrap();
+            let look = || Err(Error::of_kind(ErrorKind::Handshake, "it has ended"));
+            link.greet(|| vec![Wait::readable(&exit)], look)
         };
         said(Connection::accept).unwrap();
         let refused = said(|theirs| {

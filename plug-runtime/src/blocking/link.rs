@@ -14,7 +14,7 @@
 //!   middle of a frame, also while a thread unwinds.
 //! - Code of users (handlers, iterators, what they drop) never runs under the lock.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
@@ -97,7 +97,7 @@ pub(super) struct State {
     pub(super) running: ById<Arc<CallState>>,
     pub(super) workers: Workers,
     /// In which span of the host's each call was made.
-    pub(super) spans: HashMap<u64, CallSpan>,
+    pub(super) spans: BTreeMap<u64, CallSpan>,
     /// Which records the plugin was last told that this host wants, if it sends any.
     pub(super) log_level: Option<i32>,
     /// Tickets of those that wait for the answer to a ping.
@@ -155,7 +155,7 @@ impl Link {
                 pumps: ById::default(),
                 running: ById::default(),
                 workers: Workers::default(),
-                spans: HashMap::new(),
+                spans: BTreeMap::new(),
                 log_level: None,
                 pings: BTreeSet::new(),
                 ticking: false,

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -15,7 +15,7 @@ use super::logs;
 use super::remote::{Remote, exit_error};
 use super::sharing::{WORTH_IT, Wish};
 use super::supervisor::{Abort, Supervisor};
-use super::watcher::{self, Watched};
+use super::watcher::{self, Inside};
 use crate::error::{Code, Error, ErrorKind, Result};
 use crate::exit::Exit;
 use crate::log::{self, Lines, Source};
@@ -84,7 +84,7 @@ impl Launched {
         let mut own = hello(settings)?.with_features(&[log::FEATURES, shares].concat());
         own.level = level;
         let core = Connection::new(Side::Host, own, greet_by);
-        let mut started = program.spawn()?;
+        let started = program.spawn()?;
         pipe::set_nonblocking(&started.stderr).map_err(no_room)?;
         let link = Link::new(core, started.stdout, started.stdin, true).map_err(no_room)?;
         let source = Source::new(name);
@@ -96,13 +96,12 @@ impl Launched {
         let tail = Arc::new(Tail::new(lines));
         let printed = settings.sinks.follow(&tail)?;
 
-        let exit_fd = started.child.exit_fd().map(pipe::duplicate).transpose().map_err(no_room)?;
         let stderr_ended = Cell::new(false);
         let beside = || {
             // A stderr that has ended is ready for ever.
             let stderr = (!stderr_ended.get()).then(|| Wait::readable(&started.stderr));
             let stderr = stderr.into_iter().chain(abort.map(Abort::wait));
-            stderr.chain(exit_fd.as_ref().map(Wait::readable)).collect()
+            stderr.chain(started.child.exit_fd().map(Wait::readable)).collect()
         };
         let greeted = link.greet(beside, || {
             if let Some(abort) = abort {
@@ -178,7 +177,7 @@ fn load_inside(plugin: InProcess, settings: Settings, name: &Arc<str>) -> Result
     link.greet(Vec::new, || Ok(()))?;
     let hello = hello_of(&link);
     let name = if hello.name.is_empty() { name.clone() } else { hello.name.as_str().into() };
-    let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link)))?;
+    let key = watcher::register(|_| Arc::new(Inside(Arc::downgrade(&link))))?;
     link.watch(key);
     let peer = Peer::of_plugin(
         Line::Fixed { link: link.clone(), remote: None },
@@ -220,12 +219,16 @@ fn hello_of(link: &Link) -> Hello {
 
 /// The name of this program.
 pub(super) fn own_name() -> String {
-    let path = std::env::current_exe().ok();
-    let name = path.as_deref().and_then(std::path::Path::file_name);
-    let name = name.map(OsStr::to_string_lossy).unwrap_or_default();
-    // What Linux says of a program that has been replaced since its start, or runs from a verified copy.
-    let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
-    name.strip_prefix("memfd:").unwrap_or(name).to_owned()
+    static NAME: OnceLock<String> = OnceLock::new();
+    let find = || {
+        let path = std::env::current_exe().ok();
+        let name = path.as_deref().and_then(std::path::Path::file_name);
+        let name = name.map(OsStr::to_string_lossy).unwrap_or_default();
+        // What Linux says of a program that has been replaced since its start, or runs from a verified copy.
+        let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
+        name.strip_prefix("memfd:").unwrap_or(name).to_owned()
+    };
+    NAME.get_or_init(find).clone()
 }
 
 /// The error of a load for which the system lacks something.

@@ -9,7 +9,7 @@ use super::heartbeat::{Beat, Heartbeat};
 use super::link::Link;
 use super::load::no_room;
 use super::supervisor::Supervisor;
-use super::watcher::{self, Key, Report, Source, Watched};
+use super::watcher::{self, Care, Key, Report, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exit::{Exit, ExitCause, ExitStatus};
 use crate::notice::ExitNotice;
@@ -97,7 +97,7 @@ impl Remote {
                 ended: Condvar::new(),
             });
             made = Some(remote.clone());
-            Watched::Remote(remote)
+            remote
         })?;
         let Some(remote) = made else { unreachable!("it was made when it was registered") };
         remote.add_descriptors().map_err(|error| {
@@ -213,39 +213,6 @@ impl Remote {
         }
     }
 
-    // ---- the watcher's calls
-
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let life = self.lock();
-        let child = life.child.as_ref()?;
-        let ladder = life.ladder.map(|ladder| ladder.ask_at.unwrap_or(ladder.force_at));
-        let heartbeat = life.heartbeat.as_ref().filter(|_| life.must_live()).map(Heartbeat::due);
-        let looks = child.exit_fd().is_none() || life.looks_at_stderr;
-        let look = looks.then(|| Instant::now() + LOOK_EVERY);
-        [ladder, heartbeat, look].into_iter().flatten().min()
-    }
-
-    pub(super) fn handle_deadline(&self, now: Instant) {
-        if self.lock().child.as_ref().is_some_and(|child| child.exit_fd().is_none()) {
-            self.handle_exit();
-        }
-        self.look_for_life(now);
-        if self.lock().looks_at_stderr {
-            self.handle_stderr();
-        }
-        let mut life = self.lock();
-        let (Some(ladder), Some(_)) = (life.ladder, &life.child) else { return };
-        if ladder.force_at <= now {
-            // Once is enough; what is left is the wait for its end.
-            life.ladder = Some(Ladder { ask_at: None, force_at: now + FORCE_AGAIN, ..ladder });
-            drop(life);
-            self.kill(ladder.cause, "");
-        } else if ladder.ask_at.is_some_and(|at| at <= now) {
-            life.ladder = Some(Ladder { ask_at: None, ..ladder });
-            life.signal(End::Ask, ladder.cause);
-        }
-    }
-
     fn look_for_life(&self, now: Instant) {
         let is_due = |life: &Life| {
             life.must_live() && life.heartbeat.as_ref().is_some_and(|beat| beat.due() <= now)
@@ -291,7 +258,52 @@ impl Remote {
         self.link.sever(&exit_error(&exit, why, "", &self.tail).with_plugin(&self.name));
     }
 
-    pub(super) fn handle_report(&self, report: Report) {
+    fn lock(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Care for Remote {
+    fn link(&self) -> Option<Arc<Link>> {
+        Some(self.link.clone())
+    }
+
+    fn plugin(&self) -> Option<Arc<Link>> {
+        Some(self.link.clone())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let life = self.lock();
+        let child = life.child.as_ref()?;
+        let ladder = life.ladder.map(|ladder| ladder.ask_at.unwrap_or(ladder.force_at));
+        let heartbeat = life.heartbeat.as_ref().filter(|_| life.must_live()).map(Heartbeat::due);
+        let looks = child.exit_fd().is_none() || life.looks_at_stderr;
+        let look = looks.then(|| Instant::now() + LOOK_EVERY);
+        [ladder, heartbeat, look].into_iter().flatten().min()
+    }
+
+    fn handle_deadline(&self, now: Instant) {
+        if self.lock().child.as_ref().is_some_and(|child| child.exit_fd().is_none()) {
+            self.handle_exit();
+        }
+        self.look_for_life(now);
+        if self.lock().looks_at_stderr {
+            self.handle_stderr();
+        }
+        let mut life = self.lock();
+        let (Some(ladder), Some(_)) = (life.ladder, &life.child) else { return };
+        if ladder.force_at <= now {
+            // Once is enough; what is left is the wait for its end.
+            life.ladder = Some(Ladder { ask_at: None, force_at: now + FORCE_AGAIN, ..ladder });
+            drop(life);
+            self.kill(ladder.cause, "");
+        } else if ladder.ask_at.is_some_and(|at| at <= now) {
+            life.ladder = Some(Ladder { ask_at: None, ..ladder });
+            life.signal(End::Ask, ladder.cause);
+        }
+    }
+
+    fn handle_report(&self, report: Report) {
         match report {
             Report::Failed if self.link.was_refused() => {
                 // It is about to exit by itself, and how says more.
@@ -311,7 +323,7 @@ impl Remote {
         }
     }
 
-    pub(super) fn handle_stderr(&self) {
+    fn handle_stderr(&self) {
         match self.tail.fill(&self.stderr) {
             Fill::More | Fill::Empty => {
                 // Somebody must read it, or the plugin comes to wait until there is room in the pipe.
@@ -324,9 +336,9 @@ impl Remote {
     }
 
     /// The process may have ended. If so, its last output is read before the calls that it has not answered fail.
-    pub(super) fn handle_exit(&self) {
+    fn handle_exit(&self) {
         let mut life = self.lock();
-        let Some(status) = life.child.as_mut().and_then(Child::try_end) else { return };
+        let Some(status) = life.child.as_ref().and_then(Child::try_end) else { return };
         let exit = life.exit_with(self.pid, status);
         if let (Some(child), Some(exit_fd)) =
             (&life.child, life.child.as_ref().and_then(Child::exit_fd))
@@ -356,10 +368,6 @@ impl Remote {
         self.ended.notify_all();
         watcher::forget(self.key);
         self.tell(exit, notice, heir);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Life> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

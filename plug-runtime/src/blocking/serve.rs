@@ -1,15 +1,16 @@
 //! How a plugin serves: as a process, or inside the process of its host.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::describe;
 use super::dispatch::service_infos;
 use super::link::Link;
 use super::load::{no_room, own_name};
-use super::watcher::{self, Key, Report, Source, Watched};
+use super::watcher::{self, Care, Inside, Key, Report, Source};
 use crate::budget;
 use crate::description;
 use crate::error::{Code, Error, ErrorKind, Result};
@@ -73,8 +74,7 @@ pub fn run_with<P: Plugin>(make: impl FnOnce(&Peer) -> Result<P>) -> Result<()> 
     let greet_by = Instant::now() + HOST_GREETS_WITHIN;
     let features = [log::FEATURES, memory::FEATURES].concat();
     let link = Link::new(connection::<P>(Some(greet_by), &features), input, output, false)?;
-    let key = HostWatch::register(&link)?;
-    let served = serve(&link, key, make);
+    let served = serve(&link, HostWatch::register, make);
     if !link.lock().core.is_leaving() {
         // The host is gone, which would have ended what this process has started.
         os::end_others_of_group();
@@ -116,10 +116,10 @@ pub fn in_process<P: Plugin>(plugin: P) -> Result<Peer> {
 pub(crate) fn command_for<P: Plugin>(plugin: P) -> Command {
     let start = move |input: OwnedFd, output: OwnedFd| {
         let link = Link::new(connection::<P>(None, &[]), input, output, false).map_err(no_room)?;
-        let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link)))?;
+        let key = watcher::register(|_| Arc::new(Inside(Arc::downgrade(&link))))?;
         let serve = move || {
             // The host gets the error of a plugin that does not start, and knows when it stops.
-            let _ = serve(&link, key, |_| Ok(plugin));
+            let _ = serve(&link, |_| Ok(key), |_| Ok(plugin));
             if link.key.get().is_none() {
                 // It has not come to that, and so the link does not see to it.
                 watcher::forget(key);
@@ -137,12 +137,10 @@ pub(crate) fn command_for<P: Plugin>(plugin: P) -> Command {
 
 fn serve<P: Plugin>(
     link: &Arc<Link>,
-    key: Key,
+    register: impl FnOnce(&Arc<Link>) -> Result<Key>,
     make: impl FnOnce(&Peer) -> Result<P>,
 ) -> Result<()> {
     link.greet(Vec::new, || Ok(())).inspect_err(|_| link.flush_to_the_end())?;
-    // Not before: the watcher would take the hello, and nobody would learn that it is there.
-    link.watch(key);
     let hello = link.lock().core.peer().cloned().unwrap_or_default();
     link.limit_decoding(budget::default_limit(usize::try_from(hello.max_message).unwrap_or(0)));
     let host = Peer::of_host(link.clone(), hello);
@@ -152,6 +150,9 @@ fn serve<P: Plugin>(
         link.lock().core.accept();
         link.flush_to_the_end();
     }
+    // Not before: the watcher would take the hello, and nobody would learn that it is there. Nor before the answer to it,
+    // which the host is busy with meanwhile. But code of users must not run unwatched: not even as the plugin starts.
+    link.watch(register(link)?);
     link.send_records();
     let started = panics::catch("the plugin, as it started,", || {
         let plugin = make(&host)?;
@@ -204,7 +205,14 @@ pub(super) fn hello<P: Plugin>() -> Hello {
 }
 
 fn plugin_name<P: Plugin>() -> String {
-    if P::NAME.is_empty() { own_name() } else { P::NAME.to_owned() }
+    if P::NAME.is_empty() { name_at_start().unwrap_or_else(own_name) } else { P::NAME.to_owned() }
+}
+
+/// The name by which this program was started. A plugin says hello sooner with it than after a look into `/proc`, which
+/// takes 1 % of a start.
+fn name_at_start() -> Option<String> {
+    let program = std::env::args_os().next()?;
+    Some(Path::new(&program).file_name()?.to_string_lossy().into_owned())
 }
 
 /// What a plugin prints that somebody has started by hand.
@@ -224,45 +232,62 @@ fn explanation<P: Plugin>() -> String {
 }
 
 /// The watcher's view of the host that has started this process.
-pub(super) struct HostWatch {
+struct HostWatch {
     link: Weak<Link>,
-    parent: Option<ExitFd>,
+    /// The process of the host, if that is the parent: its end may not end the pipe, if a fork of it holds that.
+    host: Option<u32>,
+    exit: OnceLock<ExitFd>,
     /// When this process ends by force, because its host is gone and its handlers do not return.
     end_at: Mutex<Option<Instant>>,
 }
 
 impl HostWatch {
-    /// Has the watcher look after the process of the host: its end may not end the pipe, if a fork of it holds
-    /// that. The key is the one for the connection.
+    /// Has the watcher look after the host. The key is the one for the connection.
     fn register(link: &Arc<Link>) -> Result<Key> {
         // In another pid namespace, or behind a wrapper, the parent is not the host.
-        let is_parent = process::host_pid().is_some_and(|host| os::parent() == Some(host));
-        let parent = if is_parent { process::host_pid().and_then(ExitFd::open) } else { None };
-        let watch =
-            Arc::new(HostWatch { link: Arc::downgrade(link), parent, end_at: Mutex::new(None) });
-        let key = watcher::register(|_| Watched::Host(watch.clone()))?;
-        if let Some(parent) = &watch.parent {
-            watcher::arm(key, Source::Exit, parent)?;
-        }
-        Ok(key)
+        let host = process::host_pid().filter(|&host| os::parent() == Some(host));
+        let (link, exit) = (Arc::downgrade(link), OnceLock::new());
+        let watch = HostWatch { link, host, exit, end_at: Mutex::new(None) };
+        watcher::register_soon(Arc::new(watch))
     }
 
-    pub(super) fn link(&self) -> Option<Arc<Link>> {
+    /// Ends this process after `grace` and what is allowed beyond that, if it has not ended before.
+    fn end_after(&self, grace: Duration) {
+        let at = Instant::now().checked_add(grace + OUTLIVES_HOST_BY);
+        let mut end_at = self.end_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *end_at = [*end_at, at].into_iter().flatten().min();
+    }
+}
+
+impl Care for HostWatch {
+    fn link(&self) -> Option<Arc<Link>> {
         self.link.upgrade()
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    fn arm(&self, key: Key) {
+        let Some(host) = self.host else { return };
+        if let Some(exit) = ExitFd::open(host) {
+            // Where it cannot be waited for, the end of the pipe has to do.
+            let _ = watcher::arm(key, Source::Exit, self.exit.get_or_init(|| exit));
+        }
+        // It may have ended before, and its number may be that of another process by now.
+        if os::parent() != Some(host) {
+            self.handle_exit();
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
         *self.end_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn handle_exit(&self) {
+    fn handle_exit(&self) {
         if let Some(link) = self.link() {
             link.end(&Error::of_kind(ErrorKind::Shutdown, "the host has ended"));
         }
         self.end_after(Duration::ZERO);
     }
 
-    pub(super) fn handle_report(&self, report: Report) {
+    fn handle_report(&self, report: Report) {
         match report {
             Report::Unwound => {
                 self.link().inspect(Link::take_over);
@@ -273,19 +298,12 @@ impl HostWatch {
         }
     }
 
-    pub(super) fn handle_deadline(&self, now: Instant) {
+    fn handle_deadline(&self, now: Instant) {
         if self.deadline().is_some_and(|at| at <= now) {
             // Nobody is left who could be told, and running exit handlers beside handlers that run is how
             // processes hang.
             os::kill_self();
         }
-    }
-
-    /// Ends this process after `grace` and what is allowed beyond that, if it has not ended before.
-    fn end_after(&self, grace: Duration) {
-        let at = Instant::now().checked_add(grace + OUTLIVES_HOST_BY);
-        let mut end_at = self.end_at.lock().unwrap_or_else(PoisonError::into_inner);
-        *end_at = [*end_at, at].into_iter().flatten().min();
     }
 }
 

@@ -18,7 +18,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use super::link::Link;
 use super::load::Launched;
 use super::patience::cancelled_here;
 use super::remote::{Heir, Remote};
-use super::watcher::{self, Key, Watched};
+use super::watcher::{self, Care, Key, Report};
 use crate::call;
 use crate::cancel::CancelToken;
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
@@ -80,7 +80,13 @@ enum Phase {
 /// When the next process is to be started, while one is to be and no thread is at it. Apart from the supervisor: if the
 /// watcher held that whenever it looks for its deadlines, it would often be the last.
 #[derive(Default)]
-pub(super) struct Due(Mutex<Option<Instant>>);
+struct Due(Mutex<Option<Instant>>);
+
+/// The watcher's view of a supervisor.
+struct Successor {
+    supervisor: Weak<Supervisor>,
+    due: Arc<Due>,
+}
 
 /// A start that is under way.
 struct Start {
@@ -121,7 +127,7 @@ impl Supervisor {
             start: None,
         };
         Arc::new_cyclic(|supervisor| {
-            let watched = |_| Watched::Supervisor(supervisor.clone(), due);
+            let watched = |_| Arc::new(Successor { supervisor: supervisor.clone(), due }) as _;
             let Ok(key) = watcher::register(watched) else {
                 unreachable!("the watcher is there: it has the process");
             };
@@ -291,7 +297,7 @@ impl Supervisor {
     }
 
     /// Has a thread start the next process, if it is time. Called by the watcher.
-    pub(super) fn start_if_due(self: &Arc<Self>, now: Instant) {
+    fn start_if_due(self: &Arc<Self>, now: Instant) {
         let mut state = self.lock();
         if !state.due.is_at(now) {
             return;
@@ -388,12 +394,30 @@ impl Supervisor {
     }
 }
 
+impl Care for Successor {
+    fn link(&self) -> Option<Arc<Link>> {
+        None
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.due.get()
+    }
+
+    fn handle_deadline(&self, now: Instant) {
+        if self.due.is_at(now) {
+            self.supervisor.upgrade().inspect(|supervisor| supervisor.start_if_due(now));
+        }
+    }
+
+    fn handle_report(&self, _: Report) {}
+}
+
 impl Due {
-    pub(super) fn get(&self) -> Option<Instant> {
+    fn get(&self) -> Option<Instant> {
         *self.lock()
     }
 
-    pub(super) fn is_at(&self, now: Instant) -> bool {
+    fn is_at(&self, now: Instant) -> bool {
         self.get().is_some_and(|due| due <= now)
     }
 

@@ -7,35 +7,72 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::CStr;
 use std::io;
+use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::link::Link;
-use super::remote::Remote;
-use super::serve::HostWatch;
-use super::supervisor::{Due, Supervisor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::poller::{Interest, Poller, Ready};
-use crate::sys::thread;
+use crate::sys::thread::{self, Forever};
 
 /// By what the watcher knows a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(u64);
 
-/// What the watcher looks after.
-#[derive(Clone)]
-pub(super) enum Watched {
-    /// A plugin that this process has started.
-    Remote(Arc<Remote>),
-    /// The host that has started this process.
-    Host(Arc<HostWatch>),
-    /// One side of a connection inside this process.
-    Inside(Weak<Link>),
-    /// What starts the next process of a plugin, and when it does.
-    Supervisor(Weak<Supervisor>, Arc<Due>),
+/// What the watcher looks after: one side of a connection, or what starts the next process of a plugin.
+///
+/// It is known by its trait only, so that a plugin, which starts no processes, has nothing in its program of what starts and
+/// looks after them. That is a sixth of the code, and a third of the symbols that are looked up with each start.
+pub(super) trait Care: Send + Sync {
+    /// The connection, where it is one that is still there.
+    fn link(&self) -> Option<Arc<Link>>;
+
+    /// Begins to wait for what it waits for, where it was registered before the watcher could: see [`register_soon`].
+    fn arm(&self, key: Key) {
+        let _ = key;
+    }
+
+    /// When it is to be looked at, beside the deadlines of the connection.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn handle_deadline(&self, now: Instant) {
+        let _ = now;
+    }
+
+    /// The other process has ended.
+    fn handle_exit(&self) {}
+
+    /// The other process has printed something.
+    fn handle_stderr(&self) {}
+
+    fn handle_report(&self, report: Report);
+
+    /// The connection, to a plugin that has a process of its own.
+    fn plugin(&self) -> Option<Arc<Link>> {
+        None
+    }
+}
+
+/// One side of a connection inside this process.
+pub(super) struct Inside(pub(super) Weak<Link>);
+
+impl Care for Inside {
+    fn link(&self) -> Option<Arc<Link>> {
+        self.0.upgrade()
+    }
+
+    fn handle_report(&self, report: Report) {
+        if report == Report::Unwound {
+            self.link().inspect(Link::take_over);
+        }
+    }
 }
 
 /// What a connection tells the watcher.
@@ -65,56 +102,51 @@ pub(super) enum Source {
 }
 
 struct Watcher {
-    poller: Poller,
+    /// What it waits with, in a plugin not from the beginning.
+    poller: OnceLock<Poller>,
     shared: Mutex<Shared>,
+    /// Signalled when it is roused, as long as there is no poller.
+    roused: Condvar,
 }
 
 #[derive(Default)]
 struct Shared {
-    watched: BTreeMap<Key, Watched>,
+    watched: BTreeMap<Key, Arc<dyn Care>>,
     last_key: u64,
     /// Connections on which something happens.
-    ticking: Vec<Weak<Link>>,
+    ticking: VecDeque<Weak<Link>>,
     reports: VecDeque<(Key, Report)>,
+    /// Whether there is something to look at, where there is no poller that could tell.
+    is_roused: bool,
 }
 
 /// How long somebody who should read or act is waited for, before somebody else does.
 const TICK: Duration = Duration::from_millis(2);
 
+/// How long a plugin has been there when its watcher gets ready to wait for the end of the host. A host that starts many has
+/// better things to do for its processors until then.
+const LATE: Duration = Duration::from_millis(20);
+
 static WATCHER: OnceLock<Arc<Watcher>> = OnceLock::new();
 
-/// Makes the watcher, unless it is there. If it cannot be made now, the next load tries again.
-pub(super) fn start() -> Result<()> {
-    static MAKING: Mutex<()> = Mutex::new(());
-    if get().is_some() {
-        return Ok(());
-    }
-    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    if get().is_some() {
-        return Ok(());
-    }
-    let make = || {
-        let watcher = Arc::new(Watcher { poller: Poller::new()?, shared: Mutex::default() });
-        // The thread must not look for it in `WATCHER`, which is not set yet.
-        let same = watcher.clone();
-        thread::spawn("plug-watcher", move || same.run())?;
-        let _ = WATCHER.set(watcher);
-        Ok(())
-    };
-    make().map_err(|error: io::Error| {
-        let message = "cannot start the thread that watches plugins";
-        Error::of_kind(ErrorKind::Spawn, message).with_source(error)
-    })
+/// Takes something under its care. What it waits for is armed one by one.
+pub(super) fn register(watched: impl FnOnce(Key) -> Arc<dyn Care>) -> Result<Key> {
+    let watcher = Watcher::get_or_make(|| Ok(OnceLock::from(Poller::new()?)))?;
+    // That of a plugin which has just been started, and loads plugins itself, has none yet.
+    watcher.make_poller().map_err(unmade)?;
+    Ok(watcher.register(watched))
 }
 
-/// Takes something under its care. What it waits for is armed one by one.
-pub(super) fn register(watched: impl FnOnce(Key) -> Watched) -> Result<Key> {
-    start()?;
-    let Some(watcher) = get() else { unreachable!("it was started") };
-    let mut shared = watcher.lock();
-    shared.last_key += 1;
-    let key = Key(shared.last_key);
-    shared.watched.insert(key, watched(key));
+/// The same, in a plugin, whose first reply waits for this: if there is no watcher yet, its thread is made and nothing else.
+/// What it waits with, it makes itself, and then has [`Care::arm`] called. Until then it ticks: a first handler that
+/// does not return, or a first call beside it, needs no more than that.
+pub(super) fn register_soon(watched: Arc<dyn Care>) -> Result<Key> {
+    let watcher = Watcher::get_or_make(|| Ok(OnceLock::new()))?;
+    let key = watcher.register(|_| watched.clone());
+    if watcher.poller.get().is_some() {
+        // It has looked for what it is to wait for, and may have done so before.
+        watched.arm(key);
+    }
     Ok(key)
 }
 
@@ -126,30 +158,32 @@ pub(super) fn forget(key: Key) {
 
 /// Waits once for a descriptor to be readable.
 pub(super) fn arm(key: Key, source: Source, fd: impl AsFd) -> io::Result<()> {
-    let Some(watcher) = get() else { return Ok(()) };
-    watcher.poller.arm(fd, key.with(source), Interest::Read)
+    poller()?.arm(fd, key.with(source), Interest::Read)
 }
 
 /// Waits once for room to write.
 pub(super) fn arm_output(key: Key, fd: impl AsFd) -> io::Result<()> {
-    let Some(watcher) = get() else { return Ok(()) };
-    watcher.poller.arm(fd, key.with(Source::Output), Interest::Write)
+    poller()?.arm(fd, key.with(Source::Output), Interest::Write)
 }
 
 /// Waits for a descriptor no longer, which may be about to be closed.
 pub(super) fn disarm(key: Key, source: Source, fd: impl AsFd) {
-    if let Some(watcher) = get() {
-        watcher.poller.forget(fd, key.with(source));
+    if let Ok(poller) = poller() {
+        poller.forget(fd, key.with(source));
     }
 }
 
-/// Ticks for a connection from now on, until it says that nothing happens any more. Says whether it can.
+/// Ticks for a connection from now on, until it says that nothing happens any more. Says whether there is a watcher.
 pub(super) fn tick(link: &Arc<Link>) -> bool {
-    let Some(watcher) = start().ok().and_then(|()| get()) else { return false };
+    let Some(watcher) = get() else { return false };
     let mut shared = watcher.lock();
-    shared.ticking.push(Arc::downgrade(link));
+    shared.ticking.push_back(Arc::downgrade(link));
     if shared.ticking.len() == 1 {
-        watcher.poller.set_timer(TICK);
+        // Under the lock: if it gets a poller now, it looks for who ticks after that.
+        match watcher.poller.get() {
+            Some(poller) => poller.set_timer(TICK),
+            None => watcher.roused.notify_one(),
+        }
     }
     true
 }
@@ -158,25 +192,21 @@ pub(super) fn tick(link: &Arc<Link>) -> bool {
 pub(super) fn report(key: Key, report: Report) {
     if let Some(watcher) = get() {
         watcher.lock().reports.push_back((key, report));
-        watcher.poller.wake();
+        watcher.wake();
     }
 }
 
 /// Lets the watcher look at its deadlines again.
 pub(super) fn wake() {
     if let Some(watcher) = get() {
-        watcher.poller.wake();
+        watcher.wake();
     }
 }
 
 /// The connections to all plugins that have processes of their own.
 pub(super) fn links() -> Vec<Arc<Link>> {
-    let watched = get().map(Watcher::watched).unwrap_or_default();
-    let remote = |watched| match watched {
-        Watched::Remote(remote) => Some(remote.link().clone()),
-        Watched::Host(_) | Watched::Inside(_) | Watched::Supervisor(..) => None,
-    };
-    watched.into_iter().filter_map(|(_, watched)| remote(watched)).collect()
+    let watched = get().into_iter().flat_map(Watcher::watched);
+    watched.filter_map(|(_, watched)| watched.plugin()).collect()
 }
 
 /// Whether this thread is the watcher.
@@ -193,64 +223,173 @@ fn get() -> Option<&'static Watcher> {
     WATCHER.get().map(|watcher| &**watcher)
 }
 
+fn unmade(error: io::Error) -> Error {
+    let message = "cannot start the thread that watches plugins";
+    Error::of_kind(ErrorKind::Spawn, message).with_source(error)
+}
+
+/// What the watcher waits with, if it has that by now.
+fn poller() -> io::Result<&'static Poller> {
+    let poller = get().and_then(|watcher| watcher.poller.get());
+    poller.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
+}
+
 impl Watcher {
-    fn run(&self) {
+    /// The watcher, which is made unless it is there. If it cannot be made now, the next load tries again.
+    fn get_or_make(
+        poller: impl FnOnce() -> io::Result<OnceLock<Poller>>,
+    ) -> Result<&'static Watcher> {
+        static MAKING: Mutex<()> = Mutex::new(());
+        if let Some(watcher) = get() {
+            return Ok(watcher);
+        }
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watcher) = get() {
+            return Ok(watcher);
+        }
+        let make = || {
+            let poller = poller()?;
+            let (shared, roused) = (Mutex::default(), Condvar::new());
+            let watcher = Arc::new(Watcher { poller, shared, roused });
+            // The thread must not look for it in `WATCHER`, which is not set yet.
+            thread::run_forever(watcher.clone())?;
+            Ok(&**WATCHER.get_or_init(|| watcher))
+        };
+        make().map_err(unmade)
+    }
+
+    /// Makes what it waits with, unless it is there.
+    fn make_poller(&self) -> io::Result<()> {
+        if self.poller.get().is_none() {
+            let poller = Poller::new()?;
+            // Another thread may have been faster.
+            let _ = self.poller.set(poller);
+            self.rouse();
+        }
+        Ok(())
+    }
+
+    fn register(&self, watched: impl FnOnce(Key) -> Arc<dyn Care>) -> Key {
+        let mut shared = self.lock();
+        shared.last_key += 1;
+        let key = Key(shared.last_key);
+        shared.watched.insert(key, watched(key));
+        key
+    }
+
+    fn wake(&self) {
+        match self.poller.get() {
+            Some(poller) => poller.wake(),
+            None => self.rouse(),
+        }
+    }
+
+    /// Wakes it where it waits without a poller.
+    fn rouse(&self) {
+        self.lock().is_roused = true;
+        self.roused.notify_one();
+    }
+
+    /// What it does until it has a poller, which it makes when it has a moment.
+    fn begin(&self) {
+        let late = Instant::now() + LATE;
+        while self.poller.get().is_none() {
+            std::thread::sleep(TICK);
+            self.handle_tick();
+            self.handle_reports();
+            self.handle_deadlines();
+            let left = late.saturating_duration_since(Instant::now());
+            let is_idle = |shared: &mut Shared| {
+                shared.ticking.is_empty() && !std::mem::take(&mut shared.is_roused)
+            };
+            // Poisoned or not, it only waits.
+            let _ = self.roused.wait_timeout_while(self.lock(), left, is_idle);
+            if late <= Instant::now() {
+                // If there is no room for one now, the next tick tries again.
+                let _ = self.make_poller();
+            }
+        }
+        for (key, watched) in self.watched() {
+            guard(|| watched.arm(key));
+        }
+        // Who ticked or reported before it was there could not say so.
+        self.handle_tick();
+        self.handle_reports();
+    }
+
+    fn handle_tick(&self) {
+        // One after the other and without a list of them: a thread that does not allocate has no arena.
+        let count = self.lock().ticking.len();
+        for _ in 0..count {
+            let Some(link) = self.lock().ticking.pop_front() else { break };
+            let ticked = || link.upgrade().is_some_and(|link| link.handle_tick());
+            if guard(ticked).unwrap_or(false) {
+                self.lock().ticking.push_back(link);
+            }
+        }
+        if !self.lock().ticking.is_empty() {
+            self.poller.get().inspect(|poller| poller.set_timer(TICK));
+        }
+    }
+
+    /// All that it looks after. Its lock is not held while one of them is looked at.
+    fn watched(&self) -> impl Iterator<Item = (Key, Arc<dyn Care>)> {
+        let mut last = Bound::Unbounded;
+        std::iter::from_fn(move || {
+            let shared = self.lock();
+            let (key, watched) = shared.watched.range((last, Bound::Unbounded)).next()?;
+            last = Bound::Excluded(*key);
+            Some((*key, watched.clone()))
+        })
+    }
+
+    fn handle_reports(&self) {
+        loop {
+            let Some((key, report)) = self.lock().reports.pop_front() else { break };
+            let watched = self.lock().watched.get(&key).cloned();
+            if let Some(watched) = watched {
+                guard(|| watched.handle_report(report));
+            }
+        }
+    }
+
+    fn handle_deadlines(&self) {
+        for (_, watched) in self.watched() {
+            guard(|| handle_deadline(&*watched, Instant::now()));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Forever for Watcher {
+    const NAME: &'static CStr = c"plug-watcher";
+
+    fn run(&self) -> ! {
         IS_WATCHER.set(true);
+        self.begin();
+        let Some(poller) = self.poller.get() else { unreachable!("it begins with one") };
         let mut ready = Ready::default();
         loop {
-            let deadline =
-                self.watched().iter().filter_map(|(_, watched)| watched.deadline()).min();
-            self.poller.wait(deadline, &mut ready);
+            let deadline = self.watched().filter_map(|(_, watched)| due(&*watched)).min();
+            poller.wait(deadline, &mut ready);
             for &key in &ready.keys {
                 let (key, source) = Key::split(key);
                 let watched = self.lock().watched.get(&key).cloned();
                 if let Some(watched) = watched {
-                    guard(|| watched.handle_ready(source));
+                    guard(|| handle_ready(&*watched, source));
                 }
             }
             if ready.timer {
                 self.handle_tick();
             }
-            while let Some((key, report)) = self.next_report() {
-                let watched = self.lock().watched.get(&key).cloned();
-                if let Some(watched) = watched {
-                    guard(|| watched.handle_report(report));
-                }
-            }
+            self.handle_reports();
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                for (_, watched) in self.watched() {
-                    guard(|| watched.handle_deadline(Instant::now()));
-                }
+                self.handle_deadlines();
             }
         }
-    }
-
-    fn handle_tick(&self) {
-        let ticking = std::mem::take(&mut self.lock().ticking);
-        let still: Vec<_> = ticking
-            .into_iter()
-            .filter(|link| {
-                let ticked = || link.upgrade().is_some_and(|link| link.handle_tick());
-                guard(ticked).unwrap_or(false)
-            })
-            .collect();
-        let mut shared = self.lock();
-        shared.ticking.extend(still);
-        if !shared.ticking.is_empty() {
-            self.poller.set_timer(TICK);
-        }
-    }
-
-    fn watched(&self) -> Vec<(Key, Watched)> {
-        self.lock().watched.iter().map(|(key, watched)| (*key, watched.clone())).collect()
-    }
-
-    fn next_report(&self) -> Option<(Key, Report)> {
-        self.lock().reports.pop_front()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -260,62 +399,26 @@ fn guard<R>(act: impl FnOnce() -> R) -> Option<R> {
     panic::catch_unwind(AssertUnwindSafe(act)).ok()
 }
 
-impl Watched {
-    fn deadline(&self) -> Option<Instant> {
-        let of_process = match self {
-            Watched::Remote(remote) => remote.deadline(),
-            Watched::Host(host) => host.deadline(),
-            Watched::Supervisor(_, due) => due.get(),
-            Watched::Inside(_) => None,
-        };
-        let of_calls = self.link().and_then(|link| link.deadline());
-        of_process.into_iter().chain(of_calls).min()
-    }
+/// When something is to be looked at.
+fn due(watched: &dyn Care) -> Option<Instant> {
+    let of_calls = watched.link().and_then(|link| link.deadline());
+    watched.deadline().into_iter().chain(of_calls).min()
+}
 
-    fn handle_ready(&self, source: Source) {
-        match (self, source) {
-            (Watched::Remote(remote), Source::Exit) => remote.handle_exit(),
-            (Watched::Remote(remote), Source::Stderr) => remote.handle_stderr(),
-            (Watched::Host(host), Source::Exit) => host.handle_exit(),
-            (_, Source::Exit | Source::Stderr) => {}
-            (watched, Source::Input) => {
-                watched.link().inspect(Link::handle_readable);
-            }
-            (watched, Source::Output) => {
-                watched.link().inspect(|link| link.handle_writable());
-            }
+fn handle_deadline(watched: &dyn Care, now: Instant) {
+    watched.link().inspect(Link::expire);
+    watched.handle_deadline(now);
+}
+
+fn handle_ready(watched: &dyn Care, source: Source) {
+    match source {
+        Source::Exit => watched.handle_exit(),
+        Source::Stderr => watched.handle_stderr(),
+        Source::Input => {
+            watched.link().inspect(Link::handle_readable);
         }
-    }
-
-    fn handle_report(&self, report: Report) {
-        match self {
-            Watched::Remote(remote) => remote.handle_report(report),
-            Watched::Host(host) => host.handle_report(report),
-            Watched::Inside(_) if report == Report::Unwound => {
-                self.link().inspect(Link::take_over);
-            }
-            Watched::Inside(_) | Watched::Supervisor(..) => {}
-        }
-    }
-
-    fn handle_deadline(&self, now: Instant) {
-        self.link().inspect(Link::expire);
-        match self {
-            Watched::Remote(remote) => remote.handle_deadline(now),
-            Watched::Host(host) => host.handle_deadline(now),
-            Watched::Supervisor(supervisor, due) if due.is_at(now) => {
-                supervisor.upgrade().inspect(|supervisor| supervisor.start_if_due(now));
-            }
-            Watched::Inside(_) | Watched::Supervisor(..) => {}
-        }
-    }
-
-    fn link(&self) -> Option<Arc<Link>> {
-        match self {
-            Watched::Remote(remote) => Some(remote.link().clone()),
-            Watched::Host(host) => host.link(),
-            Watched::Inside(link) => link.upgrade(),
-            Watched::Supervisor(..) => None,
+        Source::Output => {
+            watched.link().inspect(|link| link.handle_writable());
         }
     }
 }

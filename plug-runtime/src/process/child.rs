@@ -1,6 +1,7 @@
 //! A running child process, which is never left behind.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::cell::Cell;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::exit::ExitStatus;
@@ -13,7 +14,7 @@ use crate::sys::thread;
 pub(crate) struct Child {
     pid: u32,
     exit_fd: Option<ExitFd>,
-    ended: Option<ExitStatus>,
+    ended: Cell<Option<ExitStatus>>,
 }
 
 /// A child that has just been started, and this side's ends of its pipes.
@@ -35,7 +36,7 @@ impl Child {
         };
         Started {
             // Sound until we reap the child: before that, nobody else can have its id.
-            child: Child { pid, exit_fd: ExitFd::open(pid), ended: None },
+            child: Child { pid, exit_fd: ExitFd::open(pid), ended: Cell::new(None) },
             stdin: stdin.into(),
             stdout: stdout.into(),
             stderr: stderr.into(),
@@ -53,22 +54,22 @@ impl Child {
 
     /// How the child ended, if it has. What is left of its process group is killed then, while the zombie still
     /// keeps the group's id from being used by others.
-    pub(crate) fn try_end(&mut self) -> Option<ExitStatus> {
-        if self.ended.is_none() {
+    pub(crate) fn try_end(&self) -> Option<ExitStatus> {
+        if self.ended.get().is_none() {
             match process::peek(self.pid) {
                 Peek::Running => {}
                 Peek::Ended => {
                     process::signal_group(self.pid, End::Force);
-                    self.ended = Some(process::reap(self.pid));
+                    self.ended.set(Some(process::reap(self.pid)));
                 }
-                Peek::Lost => self.ended = Some(ExitStatus::Unknown),
+                Peek::Lost => self.ended.set(Some(ExitStatus::Unknown)),
             }
         }
-        self.ended
+        self.ended.get()
     }
 
     /// Waits for the end of the child, and says whether it has come.
-    pub(crate) fn ends_within(&mut self, at_most: Duration) -> bool {
+    pub(crate) fn ends_within(&self, at_most: Duration) -> bool {
         let until = Instant::now() + at_most;
         while self.try_end().is_none() {
             if until <= Instant::now() {
@@ -76,8 +77,7 @@ impl Child {
             }
             match &self.exit_fd {
                 Some(exit_fd) => {
-                    let exit = Wait { fd: exit_fd.as_fd(), for_writing: false };
-                    pipe::wait(&[exit], Some(until));
+                    pipe::wait(&[Wait::readable(exit_fd)], Some(until));
                 }
                 None => std::thread::sleep(LOOK_EVERY.min(at_most)),
             }
@@ -87,7 +87,7 @@ impl Child {
 
     /// Signals the whole process group, unless the child has ended.
     pub(crate) fn signal(&self, end: End) {
-        if self.ended.is_none() && process::peek(self.pid) != Peek::Lost {
+        if self.ended.get().is_none() && process::peek(self.pid) != Peek::Lost {
             process::signal_group(self.pid, end);
         }
     }

@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn run(program: &Program) -> Result<ExitStatus> {
-        let mut started = program.spawn()?;
+        let started = program.spawn()?;
         let begin = std::time::Instant::now();
         loop {
             match started.child.try_end() {

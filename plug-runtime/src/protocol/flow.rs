@@ -4,7 +4,7 @@
 //! flood of empty messages is bounded as well. Both sides count from the beginning, and a grant says
 //! up to where: so a grant that is repeated or overtaken does no harm.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::AddAssign;
 
 use super::call::{Added, Assembly, Fragment, broken};
@@ -303,13 +303,13 @@ pub(super) struct Budget {
     size: u64,
     used: u64,
     /// The lengths of admitted messages that have not arrived whole, by their calls.
-    arriving: HashMap<u64, u64>,
+    arriving: BTreeMap<u64, u64>,
     waiting: VecDeque<(u64, u64)>,
 }
 
 impl Budget {
     pub(super) fn new(size: u64) -> Budget {
-        Budget { size, used: 0, arriving: HashMap::new(), waiting: VecDeque::new() }
+        Budget { size, used: 0, arriving: BTreeMap::new(), waiting: VecDeque::new() }
     }
 
     /// Notes that a call has a message of so many bytes, of which none is larger than what this side receives.

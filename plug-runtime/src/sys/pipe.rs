@@ -126,8 +126,7 @@ pub(crate) fn ring(fd: impl AsFd) -> Written {
 /// nobody else has.
 pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     seam::step(Call::SetFlags)?;
-    let flags = rustix::fs::fcntl_getfl(&fd)?;
-    Ok(rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?)
+    Ok(rustix::io::ioctl_fionbio(fd, true)?)
 }
 
 /// Whether nobody can read any more what is written here.
@@ -160,7 +159,7 @@ pub(crate) struct Wait<'a> {
 }
 
 impl<'a> Wait<'a> {
-    pub(crate) fn readable(fd: &'a OwnedFd) -> Wait<'a> {
+    pub(crate) fn readable(fd: &'a impl AsFd) -> Wait<'a> {
         Wait { fd: fd.as_fd(), for_writing: false }
     }
 
@@ -170,6 +169,7 @@ impl<'a> Wait<'a> {
 }
 
 /// One more descriptor for what is open here, which no child inherits.
+#[cfg(not(all(target_os = "linux", not(plug_portable))))]
 pub(crate) fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     seam::step(Call::Duplicate)?;
     fd.as_fd().try_clone_to_owned()

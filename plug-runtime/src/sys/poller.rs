@@ -64,8 +64,7 @@ mod linux {
             Ok(Poller { epoll, timer, bell })
         }
 
-        /// Waits for one event of a descriptor, to be told by its key. Until it is forgotten, waiting for
-        /// it again is cheap.
+        /// Waits for one event of a descriptor, to be told by its key.
         ///
         /// A pipe that is known here, even if nothing is waited for, makes each write into it 2 % of a
         /// call dearer: the kernel calls on everybody who is registered.
@@ -77,8 +76,9 @@ mod linux {
             let flags = flags | epoll::EventFlags::ONESHOT;
             let data = epoll::EventData::new_u64(key);
             seam::step(Call::EpollControl)?;
-            match epoll::modify(&self.epoll, &fd, data, flags) {
-                Err(Errno::NOENT) => Ok(epoll::add(&self.epoll, &fd, data, flags)?),
+            // Most are forgotten when they have been waited for, but what is read all the time is not.
+            match epoll::add(&self.epoll, &fd, data, flags) {
+                Err(Errno::EXIST) => Ok(epoll::modify(&self.epoll, &fd, data, flags)?),
                 result => Ok(result?),
             }
         }

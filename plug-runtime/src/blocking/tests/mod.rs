@@ -19,7 +19,7 @@ use super::dispatch::service_infos;
 use super::lead::{Lead, Wakes};
 use super::link::{Link, State};
 use super::patience::Patience;
-use super::watcher::{self, Watched};
+use super::watcher::{self, Inside};
 use crate::Method;
 use crate::encoding::Encoded;
 use crate::error::{Delivery, ErrorKind};
@@ -91,7 +91,7 @@ fn greeted(hello: Hello, offers: Option<Offers>) -> (Arc<Link>, Other) {
     other.write_all();
     greeter.join().unwrap().unwrap();
     link.wait_for_ready(Some(Instant::now() + LONG)).unwrap();
-    let key = watcher::register(|_| Watched::Inside(Arc::downgrade(&link))).unwrap();
+    let key = watcher::register(|_| Arc::new(Inside(Arc::downgrade(&link)))).unwrap();
     link.watch(key);
     (link, other)
 }
