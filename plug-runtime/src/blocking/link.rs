@@ -306,7 +306,7 @@ impl State {
 
     /// Whether at most one thread has business with this connection.
     pub(super) fn is_quiet(&self) -> bool {
-        self.waiters.is_empty() && self.workers.is_alone()
+        self.waiters.are_none() && self.workers.is_alone()
     }
 
     /// Has this thread wait by a call or a ticket, until it is told otherwise or its patience is over. `nested` are calls

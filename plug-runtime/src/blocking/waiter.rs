@@ -183,6 +183,12 @@ impl Waiters {
         std::mem::take(&mut self.served)
     }
 
+    /// Whether nobody waits, nor has until just now and may be about to call again.
+    #[inline]
+    pub(super) fn are_none(&self) -> bool {
+        self.by_key.is_empty() && self.served == 0
+    }
+
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.by_key.is_empty()
