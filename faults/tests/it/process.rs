@@ -6,8 +6,8 @@ use plug::{Code, Delivery, ErrorKind, ExitStatus, Proxy as _};
 use rustix::process::Signal;
 
 use crate::aftermath::{
-    Case, assert_exited, assert_soon, evil, hang, in_time, is_alive, kill, number, pid, raw,
-    signal, start, wait_until,
+    Case, assert_exited, assert_soon, evil, hang, in_time, is_alive, is_stopped, kill, number, pid,
+    raw, signal, start, wait_until,
 };
 
 const SIGKILL: ExitStatus = ExitStatus::Signal(9);
@@ -387,7 +387,10 @@ fn p16_the_shutdown_ends_with_sigkill() {
 fn p15_a_stopped_process_is_killed_by_stop() {
     let case = Case::new();
     let probe = case.evil(&[]);
-    signal(pid(&probe), Signal::STOP);
+    let pid = pid(&probe);
+    signal(pid, Signal::STOP);
+    // Before that it would heed a SIGTERM.
+    wait_until("the plugin to be stopped", || is_stopped(pid));
     let peer = probe.peer().clone();
     let error = in_time("the stop", move || peer.stop(Duration::from_millis(200)).unwrap_err());
     assert_eq!(error.exit().unwrap().status(), SIGKILL);

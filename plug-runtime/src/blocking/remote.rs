@@ -414,7 +414,7 @@ const LONGEST_GRACE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 const AFTER_ITS_OUTPUT: Duration = Duration::from_millis(500);
 
 /// How long a plugin may live on that has said why it does not start.
-const AFTER_REFUSAL: Duration = Duration::from_millis(200);
+const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
 /// How often to look after a child whose end, or whose stderr, the system does not announce.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
