@@ -430,21 +430,21 @@ fn each_kind_of_system_call_is_made() {
         }
     }
     println!("{made:?}");
-    for call in
-        ["pipe", "duplicate", "set-flags", "read", "write", "readable", "poll", "epoll-create"]
-            .into_iter()
-            .chain(["epoll-control", "epoll-wait", "timer-create", "timer-set", "event-create"])
-            .chain([
-                "event-write",
-                "pidfd-open",
-                "waitid",
-                "kill",
-                "limit",
-                "spawn",
-                "thread",
-                "proc",
-            ])
-            .chain(["memory", "open"])
+    for call in [
+        "pipe",
+        "duplicate",
+        "set-flags",
+        "resize",
+        "read",
+        "write",
+        "readable",
+        "poll",
+        "epoll-create",
+    ]
+    .into_iter()
+    .chain(["epoll-control", "epoll-wait", "timer-create", "timer-set", "event-create"])
+    .chain(["event-write", "pidfd-open", "waitid", "kill", "limit", "spawn", "thread", "proc"])
+    .chain(["memory", "open"])
     {
         assert!(made.contains_key(call), "no scenario makes a {call}");
     }

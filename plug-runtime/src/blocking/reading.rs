@@ -39,7 +39,7 @@ impl Link {
         let Some(reader) = lead.reader.as_mut() else { return state };
         // A writer that waits for room in a pipe has to be waited for, too: this thread does whichever is possible first.
         let writer = if flushed == Flushed::Full { state.writer.take() } else { None };
-        reader.borrow(&mut state.core);
+        reader.borrow(&mut state.core, &self.input);
         drop(state);
         let (mut target, ring) = reader.target();
         let read = match ring {
@@ -110,7 +110,7 @@ impl Link {
         state: &mut State,
         reader: &mut Reader,
     ) -> io::Result<Option<usize>> {
-        reader.borrow(&mut state.core);
+        reader.borrow(&mut state.core, &self.input);
         let now = Some(Instant::now());
         // Somebody may have read it since it was announced; as long as the role is this thread's, nobody does.
         let is_readable = pipe::wait(&[Wait::readable(&self.input)], now)[0];
@@ -325,9 +325,12 @@ impl Reader {
     /// Borrows the place where the next bytes belong, if the core knows one, until they are handed to it. Who does not come
     /// to that leaves it to the next who has this role.
     #[inline]
-    pub(super) fn borrow(&mut self, core: &mut Connection) {
+    pub(super) fn borrow(&mut self, core: &mut Connection, pipe: &OwnedFd) {
         if core.has_place() && self.place.is_none() {
             self.place = core.lend();
+            if self.ring.is_none() {
+                self.bulk.note(pipe, core);
+            }
         }
     }
 

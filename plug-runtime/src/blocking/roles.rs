@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 
 use super::sharing::RingInput;
 use super::yielding::Yielding;
-use crate::protocol::{Output, Place, reserve};
+use crate::protocol::{Connection, Output, Place, reserve};
+use crate::sys::pipe::{self, Grown};
 use crate::sys::ring::RingWriter;
 
 /// The role of reading, and the buffer for it.
@@ -14,12 +15,13 @@ pub(super) struct Reader {
     pub(super) place: Option<Box<Place>>,
     /// Where the other side sends to, if not to the pipe.
     pub(super) ring: Option<Box<RingInput>>,
+    pub(super) bulk: Bulk,
 }
 
 impl Reader {
     pub(super) fn new() -> Reader {
         let buffer = vec![0; FIRST_READ_BUFFER].into_boxed_slice();
-        Reader { buffer, place: None, ring: None }
+        Reader { buffer, place: None, ring: None, bulk: Bulk::default() }
     }
 
     /// Makes room for more at a time, if so many bytes have filled the buffer; or for less, if those were the beginning of
@@ -50,12 +52,47 @@ pub(super) struct Writer {
     /// Where this side sends to, if not to the pipe, from a position on.
     pub(super) ring: Option<Box<(RingWriter, u64)>>,
     pub(super) gathering: Yielding,
+    pub(super) bulk: Bulk,
 }
 
 impl Writer {
     pub(super) fn new(output: OwnedFd) -> Writer {
-        let gathering = Yielding::default();
-        Writer { output: Some(output), taken: Output::default(), ring: None, gathering }
+        Writer {
+            output: Some(output),
+            taken: Output::default(),
+            ring: None,
+            gathering: Yielding::default(),
+            bulk: Bulk::default(),
+        }
+    }
+}
+
+/// Whether a pipe was seen to carry much, and made to hold more then, if that could be done.
+#[derive(Default)]
+pub(super) enum Bulk {
+    #[default]
+    Unseen,
+    Seen {
+        /// Counted as long as this is here.
+        #[cfg_attr(not(test), expect(dead_code, reason = "it counts"))]
+        grown: Option<Grown>,
+    },
+    /// It is closed.
+    Over,
+}
+
+impl Bulk {
+    /// Notes that it carries much. The host sees to both of its pipes, so that their number is bounded by it alone. Says
+    /// whether it holds more from now on.
+    #[cold]
+    pub(super) fn note(&mut self, pipe: &OwnedFd, core: &Connection) -> bool {
+        if core.is_plugin() || !matches!(self, Bulk::Unseen) {
+            return false;
+        }
+        let grown = pipe::grow(pipe);
+        let holds_more = grown.is_some();
+        *self = Bulk::Seen { grown };
+        holds_more
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::link::{Link, State};
 use super::reading::impossible;
-use super::roles::Writer;
+use super::roles::{Bulk, Writer};
 use super::watcher::{self, Report, Source};
 use crate::protocol::{self, Output};
 use crate::sys::pipe::{self, Wait, Written};
@@ -197,7 +197,7 @@ impl Link {
             Some(_) => return false,
         };
         let Ok(Went { written, is_broken }) = put.write(&writer.taken) else { return false };
-        if let Written::Bytes(bytes) = written {
+        if let Written::Bytes(bytes) | Written::Part(bytes) = written {
             state.core.advance(&mut writer.taken, bytes);
         }
         if is_broken {
@@ -279,6 +279,14 @@ impl Link {
                 Written::Bytes(bytes) => {
                     state.core.advance(&mut writer.taken, bytes);
                 }
+                Written::Part(bytes) => {
+                    state.core.advance(&mut writer.taken, bytes);
+                    if rest >= BULK && writer.bulk.note(output, &state.core) {
+                        continue;
+                    }
+                    flushed = Flushed::Full;
+                    break;
+                }
                 Written::Full => {
                     flushed = put.full();
                     break;
@@ -323,6 +331,7 @@ impl Link {
             watcher::disarm(*key, Source::Output, output);
         }
         writer.output = None;
+        writer.bulk = Bulk::Over;
     }
 }
 
@@ -374,6 +383,9 @@ fn wait_briefly<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexG
 
 /// For how many ticks of 2 ms.
 const KEPT_FOR: u32 = 50;
+
+/// What is more than fits into a pipe as it is made, and shows that it carries much.
+const BULK: usize = 64 << 10;
 
 /// How much may be written while the lock is held: it takes about as long as taking the lock.
 const WRITTEN_UNDER_LOCK: usize = 4 << 10;

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -63,6 +64,8 @@ pub(crate) fn read_behind(fd: impl AsFd, memory: &mut Vec<u8>, most: usize) -> i
 pub(crate) enum Written {
     /// The pipe took this many bytes.
     Bytes(usize),
+    /// It took this many, which are not all but much, and is full.
+    Part(usize),
     /// The pipe is full.
     Full,
     /// Nobody will ever read.
@@ -75,7 +78,7 @@ pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> Written {
         let len = seam::step_up_to(Call::Write, bytes.len())?;
         rustix::io::write(&fd, &bytes[..len])
     });
-    written(result)
+    written(result, bytes.len())
 }
 
 /// The same of bytes that are in several places, and at most `most` of them.
@@ -84,8 +87,9 @@ pub(crate) fn write_parts<'a>(
     parts: impl Iterator<Item = &'a [u8]> + Clone,
     most: usize,
 ) -> Written {
+    let all = parts.clone().take(PARTS).map(<[u8]>::len).sum::<usize>().min(most);
     let result = rustix::io::retry_on_intr(|| {
-        let mut left = seam::step_up_to(Call::Write, most)?;
+        let mut left = seam::step_up_to(Call::Write, all)?;
         let mut slices = [IoSlice::new(&[]); PARTS];
         let mut count = 0;
         for (slice, part) in slices.iter_mut().zip(parts.clone()) {
@@ -96,11 +100,13 @@ pub(crate) fn write_parts<'a>(
         }
         rustix::io::writev(&fd, &slices[..count])
     });
-    written(result)
+    written(result, all)
 }
 
-fn written(result: Result<usize, Errno>) -> Written {
+fn written(result: Result<usize, Errno>, all: usize) -> Written {
     match result {
+        // Of less than a page it may be that something came in between.
+        Ok(written) if written < all && written >= PAGE => Written::Part(written),
         Ok(written) => Written::Bytes(written),
         Err(Errno::AGAIN) => Written::Full,
         // Whatever else is wrong with the pipe, nothing more gets through it.
@@ -127,6 +133,46 @@ pub(crate) fn ring(fd: impl AsFd) -> Written {
 pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     seam::step(Call::SetFlags)?;
     Ok(rustix::io::ioctl_fionbio(fd, true)?)
+}
+
+/// A pipe that was made to hold more. There are few of them at a time.
+#[derive(Debug)]
+pub(crate) struct Grown {
+    /// Where they are counted.
+    among: &'static AtomicUsize,
+}
+
+impl Drop for Grown {
+    fn drop(&mut self) {
+        self.among.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Makes a pipe, by either end, hold more, if the system lets it: for who moves much. `None` if that is not to be had. What
+/// all pipes of a user may hold is bounded (64 MiB, as a rule), and new ones hold next to nothing once it is used up.
+pub(crate) fn grow(fd: &OwnedFd) -> Option<Grown> {
+    static GROWN: AtomicUsize = AtomicUsize::new(0);
+    grow_among(fd, &GROWN)
+}
+
+fn grow_among(fd: &OwnedFd, among: &'static AtomicUsize) -> Option<Grown> {
+    let before = among.fetch_add(1, Ordering::Relaxed);
+    let grown = Grown { among };
+    (before < GROWN_AT_MOST && set_capacity(fd, GROWN_TO)).then_some(grown)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn set_capacity(fd: &OwnedFd, bytes: usize) -> bool {
+    // Who has given it to this process may have made it larger than that.
+    let holds = seam::step(Call::Resize).and_then(|()| rustix::pipe::fcntl_getpipe_size(fd));
+    let is_smaller = holds.is_ok_and(|holds| holds < bytes);
+    let resize = || rustix::pipe::fcntl_setpipe_size(fd, bytes);
+    is_smaller && seam::step(Call::Resize).and_then(|()| resize()).is_ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn set_capacity(_: &OwnedFd, _: usize) -> bool {
+    false
 }
 
 /// Whether nobody can read any more what is written here.
@@ -228,8 +274,16 @@ fn pause(until: Option<Instant>) {
     std::thread::sleep(left.min(PAUSE));
 }
 
+/// The least that a pipe that was full takes at a time.
+const PAGE: usize = 4 << 10;
+
 /// How many parts are written at a time.
 const PARTS: usize = 16;
+
+/// How many pipes of this process are made to hold more, and how much: a fragment of a long message with its head, which
+/// is a little more than 256 KiB. With 256 KiB, the last few bytes of each wait for the other side.
+const GROWN_AT_MOST: usize = 16;
+const GROWN_TO: usize = 512 << 10;
 
 /// How long to wait before looking again, where the system cannot wait.
 pub(super) const PAUSE: Duration = Duration::from_millis(1);
@@ -238,5 +292,74 @@ pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_written_in_their_order_and_a_full_pipe_is_told_from_many_parts() {
+        let (reader, writer) = pair().unwrap();
+        set_nonblocking(&writer).unwrap();
+        let parts: Vec<Vec<u8>> = (0..2 * PARTS as u8).map(|part| vec![part; 3]).collect();
+        let all = parts.concat();
+        let some = |from: usize| parts[from..].iter().map(Vec::as_slice);
+        assert_eq!(write_parts(&writer, some(0), usize::MAX), Written::Bytes(3 * PARTS));
+        assert_eq!(write_parts(&writer, some(PARTS), 4), Written::Bytes(4), "no more are wanted");
+        let mut read = vec![0; all.len()];
+        assert_eq!(super::read(&reader, &mut read).unwrap(), 3 * PARTS + 4);
+        assert_eq!(read[..3 * PARTS + 4], all[..3 * PARTS + 4]);
+
+        let long = vec![7; 1 << 20];
+        let Written::Part(first) = write(&writer, &long) else { panic!("a pipe holds less") };
+        assert_eq!(write_parts(&writer, [&long[..]].into_iter(), usize::MAX), Written::Full);
+        let mut read = vec![0; first];
+        assert_eq!(super::read(&reader, &mut read).unwrap(), first);
+        let two = [&long[..9], &long[..]];
+        let written = write_parts(&writer, two.into_iter(), usize::MAX);
+        assert!(
+            matches!(written, Written::Part(len) if (9..1 << 20).contains(&len)),
+            "{written:?}"
+        );
+    }
+
+    #[test]
+    fn bytes_are_read_behind_what_is_there_and_not_more_than_wanted() {
+        let (reader, writer) = pair().unwrap();
+        write(&writer, b"abcdefgh");
+        let mut memory = Vec::with_capacity(7);
+        memory.extend_from_slice(b"12");
+        assert_eq!(read_behind(&reader, &mut memory, 3).unwrap(), 3);
+        assert_eq!(memory, b"12abc");
+        assert_eq!(read_behind(&reader, &mut memory, 100).unwrap(), 2, "there is no more room");
+        assert_eq!(memory, b"12abcde");
+        drop(writer);
+        memory.clear();
+        assert_eq!(read_behind(&reader, &mut memory, 100).unwrap(), 3);
+        assert_eq!(read_behind(&reader, &mut memory, 100).unwrap(), 0, "that was all");
+        assert_eq!(memory, b"fgh");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn few_pipes_are_made_to_hold_more_at_a_time() {
+        static AMONG: AtomicUsize = AtomicUsize::new(0);
+        let holds = |fd: &OwnedFd| rustix::pipe::fcntl_getpipe_size(fd).unwrap();
+        let pipes: Vec<_> = (0..=GROWN_AT_MOST).map(|_| pair().unwrap()).collect();
+        let mut grown: Vec<_> = pipes.iter().map(|(_, end)| grow_among(end, &AMONG)).collect();
+        if grown[0].is_none() {
+            // This user has many pipes, or may have none that hold more.
+            return;
+        }
+        assert!(grown.iter().take(GROWN_AT_MOST).all(Option::is_some));
+        assert!(grown[GROWN_AT_MOST].is_none(), "there are enough");
+        assert_eq!(holds(&pipes[0].0), GROWN_TO);
+        assert!(holds(&pipes[GROWN_AT_MOST].0) < GROWN_TO);
+        grown.clear();
+        assert!(grow_among(&pipes[GROWN_AT_MOST].0, &AMONG).is_some(), "by the other end, too");
+        assert!(grow_among(&pipes[0].0, &AMONG).is_none(), "it holds as much");
+        assert_eq!(AMONG.load(Ordering::Relaxed), 0);
     }
 }

@@ -36,6 +36,8 @@ pub(crate) enum Call {
     Duplicate,
     /// Whether a descriptor blocks.
     SetFlags,
+    /// How much a pipe holds.
+    Resize,
     Read,
     Write,
     /// To a pipe whose bytes mean nothing.

@@ -3,6 +3,7 @@
 use std::task::{Poll, Waker};
 
 use super::*;
+use crate::blocking::roles::Bulk;
 use crate::encoding::Encoded;
 use crate::stream::Outgoing;
 
@@ -104,6 +105,8 @@ impl Drop for Memory {
 
 /// A call whose caller does not wait until its request is sent, which the connection refers to then.
 fn impatient(link: &Arc<Link>) -> mpsc::Receiver<(Option<String>, crate::Result<String>)> {
+    // The pipe goes on to hold little.
+    link.lock().writer.as_mut().unwrap().bulk = Bulk::Over;
     let (called, is_called) = mpsc::channel();
     let bytes = vec![7; 200 << 10];
     let request = bytes::Bytes::from_owner(Memory { bytes, link: link.clone(), called });

@@ -1,6 +1,7 @@
 //! Long frames of which a part was read by one thread, and the rest by another.
 
 use super::*;
+use crate::blocking::roles::Bulk;
 
 /// A reply that is one long frame, in two halves. A reader comes to where it lands after the first few KiB.
 fn halves(other: &mut Other, request: &Request, text: &str) -> [Vec<u8>; 2] {
@@ -32,7 +33,7 @@ fn m2_who_panics_while_a_long_frame_lands_leaves_it_to_the_next() {
         }
         state.active = true;
         let reader = lead.reader.as_mut().unwrap();
-        reader.borrow(&mut state.core);
+        reader.borrow(&mut state.core, &link.input);
         assert!(reader.place.is_some(), "it is lent");
         drop(state);
         let _held = lead;
@@ -64,4 +65,42 @@ fn m2_whose_time_is_over_while_a_long_frame_lands_leaves_it_to_the_next() {
     assert!(link.lock().core.is_truncated());
     other.write(&second);
     assert_eq!(caller.join().unwrap().unwrap(), long);
+}
+
+/// A pipe is made to hold more by who sees that it carries much, which no short call shows.
+#[cfg(target_os = "linux")]
+#[test]
+fn pipes_that_carry_much_hold_more() {
+    let (link, mut other) = pair();
+    let holds = |fd: &OwnedFd| rustix::pipe::fcntl_getpipe_size(fd).unwrap();
+    let before = [holds(&other.input), holds(&other.output)];
+    let is_grown = |bulk: &Bulk| match bulk {
+        Bulk::Unseen => None,
+        Bulk::Seen { grown } => Some(grown.is_some()),
+        Bulk::Over => panic!("nothing is closed"),
+    };
+    let mut call = |request: String| {
+        let caller = spawn_call(&link, request);
+        let request = other.next_request();
+        let length = request.message.len();
+        let text = "x".repeat(length);
+        other.core.reply(request.call, answer(&text));
+        let bytes = other.output();
+        let writing = std::thread::scope(|scope| {
+            scope.spawn(|| other.write(&bytes));
+            caller.join().unwrap().unwrap()
+        });
+        assert_eq!(writing.len(), length);
+        let state = link.lock();
+        let roles = (state.reader.as_ref().unwrap(), state.writer.as_ref().unwrap());
+        [is_grown(&roles.1.bulk), is_grown(&roles.0.bulk)]
+    };
+    assert_eq!(call(text("short")), [None, None]);
+    let grown = call("long".repeat(50 << 10));
+    let after = [holds(&other.input), holds(&other.output)];
+    for (pipe, grown) in grown.into_iter().enumerate() {
+        // Other tests may have as many as may be.
+        let grown = grown.expect("it carried much");
+        assert_eq!(after[pipe] > before[pipe], grown, "{pipe}");
+    }
 }

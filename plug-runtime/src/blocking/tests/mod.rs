@@ -167,7 +167,7 @@ impl Other {
     fn write(&self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             match pipe::write(&self.output, bytes) {
-                pipe::Written::Bytes(len) => bytes = &bytes[len..],
+                pipe::Written::Bytes(len) | pipe::Written::Part(len) => bytes = &bytes[len..],
                 pipe::Written::Full => {
                     pipe::wait(&[Wait::writable(&self.output)], None);
                 }

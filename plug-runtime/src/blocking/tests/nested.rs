@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use super::super::worker::{Task, Worker};
 use super::*;
+use crate::blocking::roles::Bulk;
 
 const METHODS: &[Method] = &[Method::unary("Call"), Method::server_streaming("List")];
 
@@ -136,6 +137,8 @@ fn m6_a_reply_in_a_full_pipe_does_not_wait_for_the_next_handler() {
             Ok("x".repeat(200 << 10))
         })
     });
+    // The pipe goes on to hold little.
+    link.lock().writer.as_mut().unwrap().bulk = Bulk::Over;
     let quick = other.open_within(1, 0, "quick");
     other.write_all();
     wait_for(&link, "the reply to be stuck", |state| {

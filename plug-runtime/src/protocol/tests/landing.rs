@@ -148,7 +148,7 @@ fn what_is_not_as_it_should_be_has_no_place() {
         ("an end of a stream with a message", bytes(&[end(3, payload)])),
         ("unknown flags", bytes(&[Frame { flags: 64, ..end(1, payload) }])),
         ("a kind that is no call's", bytes(&[Frame { payload, ..of_kind(kind::PING) }])),
-        ("a field behind", unknown(end(1, payload))),
+        ("a field behind", unknown(end(1, &payload[..FRAGMENT / 2]))),
     ];
     for (what, said) in cases {
         let mut whole = waiting();
@@ -176,7 +176,7 @@ fn what_was_not_granted_has_no_place() {
 #[test]
 fn a_place_that_comes_back_after_the_end_is_nothing() {
     let mut host = waiting();
-    let said = bytes(&[end(1, &[7; FRAGMENT])]);
+    let said = bytes(&[open(2, Shape::Unary.opening().method, &[7; FRAGMENT])]);
     let (first, second) = said.split_at(100);
     host.handle_bytes(first);
     let mut place = host.lend().unwrap();

@@ -172,10 +172,11 @@ errors!(
 const SHORT: Failure = Failure::AtMost(1);
 
 /// Each kind, in order, with its name in rules and what can go wrong.
-const CALLS: [(Call, &str, &[Failure]); 24] = [
+const CALLS: [(Call, &str, &[Failure]); 25] = [
     (Call::Pipe, "pipe", &[EMFILE, ENFILE]),
     (Call::Duplicate, "duplicate", &[EMFILE]),
     (Call::SetFlags, "set-flags", &[EPERM]),
+    (Call::Resize, "resize", &[EPERM]),
     (Call::Read, "read", &[EINTR, EAGAIN, SHORT, EIO]),
     (Call::Write, "write", &[EINTR, EAGAIN, SHORT, EPIPE]),
     // Both ends are ours, and if it is full, that will do.
