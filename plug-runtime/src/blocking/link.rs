@@ -222,8 +222,10 @@ impl Link {
     }
 
     /// Makes the other side known to handlers.
-    pub(crate) fn set_peer(&self, peer: WeakPeer) {
+    pub(crate) fn set_peer(self: &Arc<Self>, peer: WeakPeer) {
         let _ = self.peer.set(peer);
+        // See `watch`.
+        self.keep_ticking(&mut self.lock());
     }
 
     /// Says how much memory a message may take, decoded: before the first arrives.

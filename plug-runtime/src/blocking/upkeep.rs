@@ -19,7 +19,11 @@ impl Link {
     pub(super) fn watch(self: &Arc<Self>, key: Key) {
         let mut state = self.lock();
         let _ = self.key.set(key);
-        self.keep_ticking(&mut state);
+        // Not yet for a plugin whose `Peer` is still to be made: the watcher would read what it calls as it starts, and
+        // the handler would not know who has called.
+        if !self.child || self.peer.get().is_some() {
+            self.keep_ticking(&mut state);
+        }
         if state.core.failure().is_some() {
             // It came together with the hello, when nobody could be told.
             self.report(Report::Failed);
