@@ -90,12 +90,7 @@ impl Link {
             }
             busy = stands_in || state.keeps_memory();
             state.ticking = busy;
-            if state.core.has_dropped() {
-                let mut wakes = Wakes::default();
-                wakes.errand().parts = state.core.take_dropped();
-                state = self.leave_errand(state, &mut wakes);
-                wakes.wake();
-            }
+            state = self.leave_sent(state);
         } else {
             state.quiet_ticks = 0;
         }
@@ -172,7 +167,20 @@ impl Link {
         if !state.has_unsent() {
             self.disarm_output(&state);
         }
-        drop(self.hire(state));
+        // There may be no tick any more that would do it.
+        drop(self.leave_sent(state));
+    }
+
+    /// Leaves what was sent of users' memory to a worker, to be dropped.
+    fn leave_sent<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        let mut wakes = Wakes::default();
+        if state.core.has_dropped() {
+            wakes.errand().parts = state.core.take_dropped();
+        }
+        self.leave_errand(state, &mut wakes)
     }
 
     /// Sends what is queued, up to a point: the watcher has others to look after, and comes back for the rest.
