@@ -69,6 +69,7 @@ impl Connection {
                 self.events.push_back(Event::Level { record });
                 Ok(())
             }
+            kind::VOID => self.count_idle(bytes.len().min(VOID_COUNTS)),
             kind::IGNORABLE.. => self.count_idle(bytes.len()),
             unknown => Err(broken(&format!(
                 "a frame of the kind {unknown}, which is unknown or of a feature that is not in use"
@@ -555,6 +556,10 @@ pub(super) fn unknown_call(call: u64) -> Error {
 
 /// How many bytes of frames that do nothing may come in a second.
 pub(super) const MAX_IDLE: u64 = 2 << 20;
+
+/// How many bytes of a void frame count: it has the length of the call that was given up, and that may be long. Ten such
+/// calls in a second are no flood.
+const VOID_COUNTS: usize = 64;
 
 /// How many of them a frame that does something pays for.
 const IDLE_PER_USEFUL: u64 = 64;

@@ -39,6 +39,24 @@ fn f16_frames_that_do_nothing_end_the_connection_after_a_megabyte_or_two() {
 }
 
 #[test]
+fn f16_long_calls_that_are_given_up_before_they_are_sent_are_no_flood() {
+    let mut pair = pair();
+    let request = vec![7_u8; FRAGMENT - 16];
+    let error = Error::of_kind(ErrorKind::Cancelled, "as a test");
+    for _ in 0..2 * MAX_IDLE as usize / FRAGMENT {
+        let call = pair.host.open(&Opening { method: 1, ..Opening::default() }, Some(&request));
+        pair.host.cancel(call.unwrap(), &error, &mut Output::default());
+    }
+    let sent = output(&mut pair.host);
+    assert!(sent.len() as u64 > MAX_IDLE, "void frames are as long as what they were");
+    pair.plugin.handle_bytes(&sent);
+    assert!(pair.plugin.failure().is_none(), "{:?}", pair.plugin.failure());
+    // But there is an end to them, too.
+    let void = Frame { payload: &[7; 100], ..of_kind(kind::VOID) };
+    assert!((10_000..50_000).contains(&taken(&mut pair.plugin, &bytes(&[void]))));
+}
+
+#[test]
 fn f16_what_comes_late_for_a_call_is_taken_for_a_while() {
     let mut pair = pair();
     let method = Shape::Unary as u32 + 1;
