@@ -57,7 +57,8 @@ pub trait IntoStream<T> {
 pub(crate) trait Outgoing: Send {
     /// Encodes the next item into `out`. `None` is the end of the stream, and so is an error.
     ///
-    /// If there is no item yet, `waker` is woken once there may be; where the source is an iterator, this waits.
+    /// If there is no item yet, `waker` is woken once there may be; where the source is an iterator, this waits. A panic of
+    /// the source's is an error.
     fn poll_message(&mut self, waker: &Waker, out: &mut Encoded) -> Poll<Option<Result<()>>>;
 }
 

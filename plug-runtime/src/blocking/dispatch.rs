@@ -106,9 +106,7 @@ impl Dispatch {
             Err(error) => Outcome::Answer(Answer::Failed(error)),
         };
         match outcome {
-            Outcome::Stream(stream) => {
-                Outcome::Stream(Box::new(Responses { call, stream: Some(stream) }))
-            }
+            Outcome::Stream(stream) => Outcome::Stream(Box::new(Responses(Some((call, stream))))),
             Outcome::Answer(answer) => {
                 call.end();
                 Outcome::Answer(answer)
@@ -121,40 +119,44 @@ impl Dispatch {
     }
 }
 
-/// The stream that a handler has returned.
-struct Responses {
-    call: Arc<CallState>,
-    /// `None` once it has ended: what it holds is given back at once.
-    stream: Option<Box<dyn Outgoing>>,
-}
+/// The stream that a handler has returned, and its call. `None` once it has ended: what it holds is given back at once.
+struct Responses(Option<(Arc<CallState>, Box<dyn Outgoing>)>);
 
 impl Responses {
-    /// Drops the stream, which may run code of users, and ends the call.
-    fn end(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            // The panic was printed, and changes nothing: the stream is over.
+    /// Takes the next item while the call is the current one. (Another hold on the call for each item would be two
+    /// atomic operations.)
+    fn take(
+        &mut self,
+        next: impl FnOnce(&mut dyn Outgoing) -> Poll<Option<Result<()>>>,
+    ) -> Poll<Option<Result<()>>> {
+        let Some((call, mut stream)) = self.0.take() else { return Poll::Ready(None) };
+        let ((item, rest), call) = call::run_within(call, || {
+            let item = next(&mut *stream);
+            if !matches!(item, Poll::Ready(None | Some(Err(_)))) {
+                return (item, Some(stream));
+            }
+            // A panic in a drop of the user's was printed, and changes nothing: the stream is over.
             let _ = panics::catch("the stream", || drop(stream));
-            self.call.end();
-        }
-    }
-}
-
-impl Outgoing for Responses {
-    fn poll_message(&mut self, waker: &Waker, out: &mut Encoded) -> Poll<Option<Result<()>>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-        let _entered = call::enter(Some(self.call.clone()));
-        let item = stream.poll_message(waker, out);
-        if matches!(item, Poll::Ready(None | Some(Err(_)))) {
-            self.end();
+            (item, None)
+        });
+        match rest {
+            Some(stream) => self.0 = Some((call, stream)),
+            None => call.end(),
         }
         item
     }
 }
 
+impl Outgoing for Responses {
+    fn poll_message(&mut self, waker: &Waker, out: &mut Encoded) -> Poll<Option<Result<()>>> {
+        self.take(|stream| stream.poll_message(waker, out))
+    }
+}
+
 impl Drop for Responses {
+    /// As if it had nothing more.
     fn drop(&mut self) {
-        let _entered = call::enter(Some(self.call.clone()));
-        self.end();
+        let _ = self.take(|_| Poll::Ready(None));
     }
 }
 

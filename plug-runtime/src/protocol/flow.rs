@@ -185,6 +185,19 @@ impl Inflow {
         }
     }
 
+    /// Counts a message that is whole in its only fragment, as short ones are, without what [`add`](Self::add) prepares for
+    /// others. `None`, and nothing is counted, where that is to say what comes of it.
+    #[inline]
+    pub(super) fn receive_whole(&mut self, len: usize, total: u64, limit: u64) -> Option<Cost> {
+        let cost = len as u64 + FRAME_COST;
+        let is_usual = total == 0 && len <= FRAGMENT && len as u64 <= limit;
+        if !is_usual || self.message(cost)?.has_begun() {
+            return None;
+        }
+        self.window.receive(cost).ok()?;
+        Some(Cost { call: cost, connection: cost, budget: 0 })
+    }
+
     /// Takes a fragment of a message of the stream.
     pub(super) fn add(
         &mut self,

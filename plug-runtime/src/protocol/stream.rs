@@ -1,9 +1,11 @@
 //! What arrives in streams, of calls of either side, and leave to send.
 
+use bytes::Bytes;
+
 use super::call::{Fragment, Phase};
 use super::connection::{Connection, broken};
 use super::event::Event;
-use super::flow::{Arrived, check_grant};
+use super::flow::{Arrived, Cost, check_grant};
 use super::frame::{Frame, flag, kind};
 use super::memory;
 use super::outbox::Progress;
@@ -56,6 +58,19 @@ impl Connection {
             self.count_idle(HEAD)?;
         }
         let Some(inflow) = self.inflow(call) else { return Err(unknown_call(call)) };
+        if is_last {
+            let len = payload.len();
+            if let Some(cost) = inflow.receive_whole(len, frame.total, limit) {
+                match payload.into_message() {
+                    Some(message) => self.take_message(call, message, cost),
+                    None => {
+                        self.pass(cost.connection());
+                        self.break_off(call, &memory::none_for("a message", len as u64));
+                    }
+                }
+                return Ok(());
+            }
+        }
         let Arrived { passed, message, lost, wants, grant } =
             inflow.add(payload, frame.total, is_last, limit)?;
         self.pass(passed);
@@ -70,14 +85,19 @@ impl Connection {
             if cost.budget() > 0 {
                 self.stream_budget.keep(call, cost.budget());
             }
-            self.count_useful();
-            self.kept.keep(&message);
-            self.events.push_back(Event::Message { call, message, cost });
+            self.take_message(call, message, cost);
         }
         if let Some(len) = lost {
             self.break_off(call, &memory::none_for("a message", len));
         }
         Ok(())
+    }
+
+    #[inline]
+    fn take_message(&mut self, call: u64, message: Bytes, cost: Cost) {
+        self.count_useful();
+        self.kept.keep(&message);
+        self.events.push_back(Event::Message { call, message, cost });
     }
 
     /// Ends a stream of which a message is lost: nothing that follows is kept.

@@ -125,8 +125,11 @@ impl Outbox {
     /// Queues a message of a stream. Says whether the stream takes another one now; if not, a
     /// [`Progress::Room`] follows.
     pub(in crate::protocol) fn send(&mut self, call: u64, message: &[u8]) -> bool {
-        if self.can_go_at_once(call, message.len()) {
+        if let Some(goes_on) = self.pay_at_once(call, message.len()) {
             self.push(&Frame { payload: message, ..whole(call) });
+            if goes_on && !self.is_congested() {
+                return true;
+            }
         } else if let Some(flow) = self.flows.get_mut(call).filter(|flow| flow.takes_messages()) {
             flow.messages.push_back(Bytes::copy_from_slice(message).into());
         } else {
@@ -138,7 +141,7 @@ impl Outbox {
     /// The same with a long one, which is not copied.
     pub(in crate::protocol) fn send_long(&mut self, call: u64, mut message: Long) -> bool {
         let len = message.len();
-        if self.can_go_at_once(call, len) {
+        if self.pay_at_once(call, len).is_some() {
             self.push_part(&whole(call), &mut message, len);
         } else if let Some(flow) = self.flows.get_mut(call).filter(|flow| flow.takes_messages()) {
             flow.messages.push_back(message);
@@ -149,25 +152,23 @@ impl Outbox {
         self.await_room(call)
     }
 
-    /// Whether a message of a stream can be sent now, in one frame. If so, it has been paid for.
+    /// Pays for a message of a stream, if it can be sent now, in one frame. Returns whether what is left would pay for
+    /// another one.
     #[inline]
-    fn can_go_at_once(&mut self, call: u64, len: usize) -> bool {
+    fn pay_at_once(&mut self, call: u64, len: usize) -> Option<bool> {
         let cost = len as u64 + FRAME_COST;
         if self.is_congested() || len > FRAGMENT || !self.allowance.covers(cost) {
-            return false;
+            return None;
         }
-        let Some(flow) = self.flows.get_mut(call) else { return false };
+        let flow = self.flows.get_mut(call)?;
         if !flow.messages.is_empty() || flow.end.is_some() {
-            return false;
+            return None;
         }
-        let Some(allowance) = flow.allowance.as_mut().filter(|allowance| allowance.covers(cost))
-        else {
-            return false;
-        };
+        let allowance = flow.allowance.as_mut().filter(|allowance| allowance.covers(cost))?;
         allowance.spend(cost);
         self.allowance.spend(cost);
         flow.is_followed = true;
-        true
+        Some(allowance.covers(FRAME_COST) && self.allowance.covers(FRAME_COST))
     }
 
     /// Notes that the sender of a stream has more. Says whether it can go on at once.
