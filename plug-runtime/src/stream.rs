@@ -151,7 +151,9 @@ impl<T: Message> Outgoing for Stream<T> {
                 .map(|item| item.map(|item| item.and_then(|item| out.encode(&item))))
         });
         polled.unwrap_or_else(|error| {
-            self.source = None;
+            let source = self.source.take();
+            // Its drop may panic as well. The error tells of what came first.
+            let _ = panics::catch("the stream", || drop(source));
             Poll::Ready(Some(Err(error)))
         })
     }
@@ -366,6 +368,26 @@ mod tests {
         assert!(stream.next().is_some());
         assert!(stream.next().is_none());
         assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn an_iterator_that_panics_and_whose_drop_does_is_an_error_and_no_more() {
+        struct Bad;
+        impl Iterator for Bad {
+            type Item = u64;
+            fn next(&mut self) -> Option<u64> {
+                panic!("as a test")
+            }
+        }
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                panic!("and once more")
+            }
+        }
+        let mut stream = Stream::new(Bad);
+        let error = ready(&mut stream).unwrap().unwrap_err();
+        assert!(error.message().ends_with(": as a test"), "{error}");
+        assert!(ready(&mut stream).is_none());
     }
 
     #[test]

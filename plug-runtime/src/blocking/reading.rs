@@ -9,7 +9,7 @@ use super::lead::Lead;
 use super::link::{Link, State};
 use super::patience::Patience;
 use super::roles::{Reader, Writer};
-use super::sharing::RingInput;
+use super::sharing::{RingInput, impossible};
 use super::watcher::Report;
 use super::writing::Flushed;
 use crate::error::{self, Error};
@@ -360,12 +360,6 @@ fn take_from(
         Ok(len) => Ok(Some(len)),
         Err(Impossible) => Err(ErrorKind::InvalidData.into()),
     }
-}
-
-/// The end of a connection whose other side claims of the memory what cannot be.
-pub(super) fn impossible() -> Error {
-    let message = "the marks in the memory that is shared with it are impossible";
-    Error::of_kind(error::ErrorKind::Protocol, message)
 }
 
 /// How many bells are taken at a time.

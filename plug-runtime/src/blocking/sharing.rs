@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::link::State;
 use super::polling::Polling;
 use super::roles::Reader;
+use crate::error::{Error, ErrorKind};
 use crate::protocol::{MemoryOffer, MemoryRequest};
 use crate::sys::memory::SharedMemory;
 use crate::sys::ring::{self, End, RingReader, RingWriter};
@@ -168,6 +169,12 @@ impl Reader {
     pub(super) fn has_bytes(&self) -> bool {
         self.ring.as_ref().is_some_and(|input| input.ring.has_bytes())
     }
+}
+
+/// The end of a connection whose other side claims of the memory what cannot be.
+pub(super) fn impossible() -> Error {
+    let message = "the marks in the memory that is shared with it are impossible";
+    Error::of_kind(ErrorKind::Protocol, message)
 }
 
 /// How many calls make a connection one that is used. It takes about 250 µs to set it up, most of it for half a megabyte that is

@@ -5,8 +5,8 @@ use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::link::{Link, State};
-use super::reading::impossible;
 use super::roles::{Bulk, Writer};
+use super::sharing::impossible;
 use super::watcher::{self, Report, Source};
 use crate::protocol::{self, Output};
 use crate::sys::pipe::{self, Wait, Written};
