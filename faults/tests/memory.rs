@@ -4,7 +4,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, Ordering};
 
 use plug::prost::Message as _;
 use plug::{Code, Command, Delivery, Error, ErrorKind, Proxy as _};
@@ -14,15 +14,14 @@ use plug_faults::flow::{AskRequest, FlowProxy, HomeService, House};
 
 struct Failing;
 
-/// With which large allocation they begin to fail. 0: all succeed.
-static UNTIL: AtomicUsize = AtomicUsize::new(0);
+/// How many large allocations succeed yet.
+static LEFT: AtomicIsize = AtomicIsize::new(isize::MAX);
 
 /// Larger than what anything here takes but a long message and its frames.
 const LARGE: usize = 32 << 10;
 
 fn fails(size: usize) -> bool {
-    let count = |until: usize| (until > 0).then(|| (until - 1).max(1));
-    size > LARGE && UNTIL.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) == Ok(1)
+    size > LARGE && LEFT.fetch_sub(1, Ordering::Relaxed) <= 0
 }
 
 // SAFETY: it does what `System` does, with the same arguments, or gives nothing and leaves what there was as it was.
@@ -72,9 +71,9 @@ fn fail_each(call: impl Fn(&FlowProxy) -> plug::Result<()>, is_expected: impl Fn
         assert!(nth < 10_000, "there is no end of large allocations");
         // One that has carried a long message has memory for the next.
         let mut flow = load();
-        UNTIL.store(nth, Ordering::Relaxed);
+        LEFT.store(nth - 1, Ordering::Relaxed);
         let outcome = call(&flow);
-        let is_through = UNTIL.swap(0, Ordering::Relaxed) > 1;
+        let is_through = LEFT.swap(isize::MAX, Ordering::Relaxed) >= 0;
         match outcome {
             Ok(()) if is_through => {}
             // The larger buffer for reading, which it can do without.

@@ -51,8 +51,7 @@ impl Waiter {
     /// Asks the thread to look at the connection. A waiter that is done ignores it; then somebody else has read
     /// since, and has passed the role on.
     pub(super) fn look(&self, rising: &mut Rising) {
-        let look = |from| (from == NOTHING || from == ASLEEP).then_some(LOOK);
-        if self.signal.fetch_update(Ordering::AcqRel, Ordering::Relaxed, look) == Ok(ASLEEP) {
+        if self.signal.fetch_max(LOOK, Ordering::AcqRel) == ASLEEP {
             rising.add(&self.bed);
         }
     }
@@ -109,6 +108,7 @@ impl Waiter {
 /// these has come. With one, a fifth of the callers went to sleep; more than two brought nothing.
 const YIELDS: u32 = 2;
 
+// In this order, of which `look` makes use.
 const NOTHING: u8 = 0;
 /// It has nothing, and sleeps, or is about to.
 const ASLEEP: u8 = 1;
