@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::error::Result;
-use crate::protocol::{LONG, Long, no_memory_for, reserve};
+use crate::protocol::{LONG, Long, copy, no_memory_for, reserve};
 use crate::sys::rope::Rope;
 
 /// A message that is encoded, and memory for the next one.
@@ -44,6 +44,7 @@ pub(crate) fn encode_long(
     let (bytes, pieces) = rope.finish().ok_or_else(|| no_memory_for(what, len as u64))?;
     // Much memory with little in it could be held for long.
     let is_full = bytes.len() >= bytes.capacity() / 2;
-    let bytes = if is_full { Bytes::from(bytes) } else { Bytes::copy_from_slice(&bytes) };
+    let copied = if is_full { None } else { copy(&bytes) };
+    let bytes = copied.unwrap_or_else(|| Bytes::from(bytes));
     Ok(Long::new(bytes, pieces))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message;
 
-use super::lead::{Lead, Wakes};
+use super::lead::{Lead, Wakes, drop_each};
 use super::link::{Link, State};
 use super::messages::{Inbox, Messages};
 use super::patience::{Patience, cancelled_here};
@@ -46,8 +46,25 @@ impl Link {
         request: &impl Message,
     ) -> Result<Bytes> {
         let patience = Patience::new(self, outbound.deadline, &outbound.cancel);
-        let (state, call) = self.open(outbound, Some(request), &patience)?;
-        self.wait_for_reply(state, call, &patience).map_err(|error| patience.explain(error))
+        let len = request.encoded_len();
+        let (state, call) = self.open(outbound, Some(request), len, &patience)?;
+        let outcome = self.wait_for_reply(state, call, &patience);
+        if len >= LONG {
+            self.drop_sent_of(call);
+        }
+        outcome.map_err(|error| patience.explain(error))
+    }
+
+    /// Drops what was sent of the memory of the user who has made a call, on the thread that has made it.
+    #[cold]
+    fn drop_sent_of(&self, call: u64) {
+        let mut state = self.lock();
+        let parts = state.core.take_dropped_of(call);
+        if !state.core.has_dropped() {
+            state.workers.note_dropped();
+        }
+        drop(state);
+        drop_each(parts);
     }
 
     /// Calls a method with a stream of requests, which is taken once the call begins, and waits for the reply.
@@ -57,7 +74,7 @@ impl Link {
         requests: &mut Option<Box<dyn Outgoing>>,
     ) -> Result<Bytes> {
         let patience = Patience::new(self, outbound.deadline, &outbound.cancel).listening();
-        let (mut state, call) = self.open(outbound, None::<&()>, &patience)?;
+        let (mut state, call) = self.open(outbound, None::<&()>, 0, &patience)?;
         if let Some(requests) = requests.take() {
             self.begin_pump(&mut state, call, requests);
         }
@@ -76,7 +93,8 @@ impl Link {
             Requests::Stream(_) => None,
         };
         let has_requests = request.is_none();
-        let (mut state, call) = self.open(outbound, request, &patience)?;
+        let len = request.map_or(0, Message::encoded_len);
+        let (mut state, call) = self.open(outbound, request, len, &patience)?;
         state.inboxes.insert(call, Inbox::default());
         if let Requests::Stream(requests) = requests {
             if let Some(requests) = requests.take() {
@@ -101,7 +119,8 @@ impl Link {
         request: &impl Message,
     ) -> Result<()> {
         let patience = Patience::new(self, outbound.deadline, &outbound.cancel);
-        let (mut state, _) = self.open(outbound, Some(request), &patience)?;
+        let (mut state, _) =
+            self.open(outbound, Some(request), request.encoded_len(), &patience)?;
         state.active = true;
         self.keep_ticking(&mut state);
         drop(self.flush_or_leave(state));
@@ -158,15 +177,15 @@ impl Link {
 
     // ---- opening
 
-    /// Starts a call as soon as the other side takes one more.
+    /// Starts a call as soon as the other side takes one more. The request has `len` bytes, encoded.
     #[inline]
     fn open(
         self: &Arc<Self>,
         outbound: &Outbound<'_>,
         request: Option<&impl Message>,
+        len: usize,
         patience: &Patience<'_>,
     ) -> Result<(MutexGuard<'_, State>, u64)> {
-        let len = request.map_or(0, Message::encoded_len);
         match request {
             Some(request) if len >= LONG => self.open_long(outbound, request, len, patience),
             _ => self.open_with(outbound, patience, |core, opening| {

@@ -69,12 +69,13 @@ impl Link {
     }
 
     #[cold]
-    fn note_failure(&self, state: &mut State, wakes: &mut Wakes) {
+    fn note_failure(self: &Arc<Self>, state: &mut State, wakes: &mut Wakes) {
         state.reported = true;
         self.report(Report::Failed);
         self.notify_all(state, wakes);
         self.ended.notify_all();
-        wakes.errand().parts.append(&mut state.core.take_dropped());
+        // What is left of what was to be sent is given back with the next tick.
+        self.keep_ticking(state);
     }
 
     /// Has those streams go on that can.

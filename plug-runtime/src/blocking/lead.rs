@@ -81,8 +81,9 @@ impl<'a> Lead<'a> {
             }
             state.reader = Some(reader);
             state.leading = None;
-            if state.core.has_dropped() {
-                wakes.errand().parts.append(&mut state.core.take_dropped());
+            // Not in somebody's call: it may take long, or wait for what the caller holds.
+            if self.own.call.is_none() && state.core.has_dropped() {
+                wakes.errand().parts.append(&mut state.take_sent());
             }
             self.link.pass_on(state, wakes);
         }
@@ -158,7 +159,8 @@ impl Wakes {
 
     /// Takes away what users have to drop.
     pub(super) fn take_dropped(&mut self) -> Option<Box<Errand>> {
-        let dropped = std::mem::take(&mut self.0.as_mut()?.errand.as_mut()?.dropped);
+        let errand = self.0.as_mut()?.errand.as_mut()?;
+        let dropped = std::mem::take(&mut errand.dropped);
         (!dropped.is_empty()).then(|| Box::new(Errand { dropped, ..Errand::default() }))
     }
 
@@ -195,8 +197,16 @@ impl Errand {
         for waker in self.wakers {
             waker.wake();
         }
-        // A panic in a drop of the user's is the user's; it must not end the thread that reads for all.
-        let dropped = (self.dropped, self.parts, self.spans);
-        let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(dropped)));
+        drop_each(self.dropped);
+        drop_each(self.parts);
+        drop_each(self.spans);
+    }
+}
+
+/// A panic in a drop of the user's is the user's; it must not end the thread that reads for all, nor the process, as a
+/// second one would while the first unwinds.
+pub(super) fn drop_each<T>(values: Vec<T>) {
+    for value in values {
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(value)));
     }
 }

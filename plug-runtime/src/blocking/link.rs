@@ -335,6 +335,22 @@ impl State {
         }
     }
 
+    /// Has what was to be sent dropped, once the connection is over and nothing can be written any more.
+    pub(super) fn discard_unsent(&mut self) {
+        let is_over = self.core.failure().is_some();
+        if let Some(writer) = self.writer.as_mut().filter(|writer| writer.output.is_none()) {
+            if is_over {
+                self.core.discard_unsent(&mut writer.taken);
+            }
+        }
+    }
+
+    /// Takes what was sent of the memory of users, to be dropped where their code may run.
+    pub(super) fn take_sent(&mut self) -> Vec<Bytes> {
+        self.workers.note_dropped();
+        self.core.take_dropped()
+    }
+
     /// A name to wait by that is no call.
     pub(super) fn next_ticket(&mut self) -> u64 {
         self.last_ticket += 1;

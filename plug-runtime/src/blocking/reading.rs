@@ -36,6 +36,10 @@ impl Link {
         if state.left.is_some() || state.core.has_events() {
             return state;
         }
+        // Before it reads on, a worker drops what it has sent: the next long message may come to the same memory.
+        if lead.own.call.is_none() && state.core.has_dropped() && flushed == Flushed::Done {
+            return state;
+        }
         let Some(reader) = lead.reader.as_mut() else { return state };
         // A writer that waits for room in a pipe has to be waited for, too: this thread does whichever is possible first.
         let writer = if flushed == Flushed::Full { state.writer.take() } else { None };

@@ -9,6 +9,7 @@ use super::roles::Reader;
 use super::watcher::{self, Key, Report, Source};
 use super::worker::Task;
 use crate::error::{Error, ErrorKind};
+use crate::protocol::Output;
 use crate::sys::pipe;
 use crate::sys::thread;
 
@@ -31,7 +32,7 @@ impl Link {
     }
 
     /// Stops being known to the watcher.
-    pub(super) fn unwatch(&self) {
+    pub(super) fn unwatch(self: &Arc<Self>) {
         if let Some(key) = self.key.get() {
             watcher::disarm(*key, Source::Input, &self.input);
             let mut state = self.lock();
@@ -39,6 +40,8 @@ impl Link {
                 self.close_output(&mut writer);
                 state.writer = Some(writer);
             }
+            state.discard_unsent();
+            drop(self.leave_sent(state));
         }
     }
 
@@ -71,9 +74,11 @@ impl Link {
             // Who has queued it is busy with code of its user.
             state = self.flush_or_leave_some(state);
         }
+        let has_forgotten = state.workers.has_forgotten();
         state.workers.next_tick();
         self.look_at_output(&mut state);
         let is_deaf = self.rouse_reader(&mut state);
+        state.discard_unsent();
         let mut busy = state.active
             || (state.workers.is_busy() && wait_for_input && is_plugin)
             || state.workers.is_waited_for()
@@ -93,6 +98,9 @@ impl Link {
             state = self.leave_sent(state);
         } else {
             state.quiet_ticks = 0;
+            if has_forgotten {
+                state = self.leave_sent(state);
+            }
         }
         if help > 0 {
             stands_in |= !self.promote(state, help);
@@ -178,7 +186,7 @@ impl Link {
     ) -> MutexGuard<'a, State> {
         let mut wakes = Wakes::default();
         if state.core.has_dropped() {
-            wakes.errand().parts = state.core.take_dropped();
+            wakes.errand().parts = state.take_sent();
         }
         self.leave_errand(state, &mut wakes)
     }
@@ -326,16 +334,31 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.unwatch();
+        let writer = self.lock().writer.take();
+        let mut taken = Output::default();
+        if let Some(mut writer) = writer {
+            self.close_output(&mut writer);
+            taken = writer.taken;
+        }
         if let Some(key) = self.key.get() {
+            watcher::disarm(*key, Source::Input, &self.input);
             watcher::forget(*key);
         }
+        let dispatch = self.dispatch.take();
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.core.discard_unsent(&mut taken);
+        let held = (
+            dispatch,
+            std::mem::take(&mut state.pumps),
+            std::mem::take(&mut state.workers),
+            std::mem::take(&mut state.inboxes),
+            std::mem::take(&mut state.running),
+            std::mem::take(&mut state.spans),
+            state.core.take_dropped(),
+        );
         if watcher::is_current() {
-            // It had the last hold on this connection, and must not run what users do when they are dropped.
-            let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-            let workers = std::mem::take(&mut state.workers);
-            let held = (self.dispatch.take(), std::mem::take(&mut state.pumps), workers);
-            // Without a thread they are dropped here, after all.
+            // It had the last hold on this connection, and must not run what users do when they are dropped. Without a
+            // thread they are dropped here, after all.
             let _ = thread::spawn("plug-drop", move || drop(held));
         }
     }

@@ -310,7 +310,7 @@ impl Watcher {
             }
         }
         for (key, watched) in self.watched() {
-            guard(|| watched.arm(key));
+            guard(move || watched.arm(key));
         }
         // Who ticked or reported before it was there could not say so.
         self.handle_tick();
@@ -348,14 +348,14 @@ impl Watcher {
             let Some((key, report)) = self.lock().reports.pop_front() else { break };
             let watched = self.lock().watched.get(&key).cloned();
             if let Some(watched) = watched {
-                guard(|| watched.handle_report(report));
+                guard(move || watched.handle_report(report));
             }
         }
     }
 
     fn handle_deadlines(&self) {
         for (_, watched) in self.watched() {
-            guard(|| handle_deadline(&*watched, Instant::now()));
+            guard(move || handle_deadline(&*watched, Instant::now()));
         }
     }
 
@@ -373,13 +373,14 @@ impl Forever for Watcher {
         let Some(poller) = self.poller.get() else { unreachable!("it begins with one") };
         let mut ready = Ready::default();
         loop {
-            let deadline = self.watched().filter_map(|(_, watched)| due(&*watched)).min();
+            let due_of = |(_, watched): (Key, Arc<dyn Care>)| guard(move || due(&*watched))?;
+            let deadline = self.watched().filter_map(due_of).min();
             poller.wait(deadline, &mut ready);
             for &key in &ready.keys {
                 let (key, source) = Key::split(key);
                 let watched = self.lock().watched.get(&key).cloned();
                 if let Some(watched) = watched {
-                    guard(|| handle_ready(&*watched, source));
+                    guard(move || handle_ready(&*watched, source));
                 }
             }
             if ready.timer {
@@ -393,8 +394,8 @@ impl Forever for Watcher {
     }
 }
 
-/// Runs what is done for one connection. A bug of ours that panics there ends that connection, which
-/// [`Link::lock`] sees to, and not the watch over all others.
+/// Runs what is done for one connection, and drops what `act` owns: it may be the last to hold that. A bug of ours that
+/// panics there ends that connection, which [`Link::lock`] sees to, and not the watch over all others.
 fn guard<R>(act: impl FnOnce() -> R) -> Option<R> {
     panic::catch_unwind(AssertUnwindSafe(act)).ok()
 }
@@ -436,5 +437,45 @@ impl Key {
             _ => Source::Output,
         };
         (Key(key >> 2), source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// What has memory of a user's, whose drop panics.
+    struct Bad {
+        key: Key,
+        told: mpsc::Sender<bool>,
+    }
+
+    impl Care for Bad {
+        fn link(&self) -> Option<Arc<Link>> {
+            None
+        }
+
+        fn handle_report(&self, _: Report) {
+            forget(self.key);
+        }
+    }
+
+    impl Drop for Bad {
+        fn drop(&mut self) {
+            let _ = self.told.send(is_current());
+            panic!("as a test");
+        }
+    }
+
+    #[test]
+    fn a_drop_that_panics_ends_nothing_where_the_watcher_has_the_last_hold() {
+        for _ in 0..2 {
+            let (told, is_told) = mpsc::channel();
+            let key = register(|key| Arc::new(Bad { key, told })).unwrap();
+            report(key, Report::Unwound);
+            let is_watcher = is_told.recv_timeout(Duration::from_secs(30));
+            assert!(is_watcher.expect("it is dropped, once more"), "by the watcher");
+        }
     }
 }

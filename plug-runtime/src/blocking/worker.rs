@@ -23,7 +23,7 @@ use crate::call::{CallState, Start};
 use crate::error::{Code, Delivery, Error};
 use crate::incoming::Outcome;
 use crate::peer::WeakPeer;
-use crate::protocol::{Answer, Request};
+use crate::protocol::{Answer, Request, is_large};
 use crate::stream::Outgoing;
 use crate::sys::thread;
 
@@ -61,6 +61,8 @@ pub(super) struct Workers {
     free_since: u64,
     /// The tick in which the first of the frames that are not sent was queued.
     unsent_since: Option<u64>,
+    /// The tick in which the first of the parts was sent that users may have made, and that nobody has dropped.
+    undropped_since: Option<u64>,
 }
 
 impl Workers {
@@ -126,6 +128,20 @@ impl Workers {
     /// Whether something has waited to be written since before the last tick. It is written now.
     pub(super) fn take_overdue(&mut self) -> bool {
         self.unsent_since.take_if(|since| *since < self.tick).is_some()
+    }
+
+    /// Notes that a part was sent that a user may have made. Who has sent it drops it, or a worker after a tick.
+    pub(super) fn note_undropped(&mut self) {
+        self.undropped_since.get_or_insert(self.tick);
+    }
+
+    pub(super) fn note_dropped(&mut self) {
+        self.undropped_since = None;
+    }
+
+    /// Whether something was to be dropped before the last tick.
+    pub(super) fn has_forgotten(&self) -> bool {
+        self.undropped_since.is_some_and(|since| since < self.tick)
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -326,6 +342,9 @@ impl Link {
             Outcome::Answer(answer) => {
                 worker.call = state.running.remove(call);
                 worker.buffer = state.core.reply(call, answer);
+                if is_large(worker.buffer.capacity()) {
+                    worker.buffer = Vec::new();
+                }
                 state.workers.note_unsent();
                 self.note_served(&mut state);
             }

@@ -165,11 +165,27 @@ impl Link {
         }
         // Who writes looks for more before it lets the role go.
         let Some(mut writer) = state.writer.take() else { return (state, Flushed::Done) };
-        if !self.write_little(&mut state, &mut writer) {
-            return self.write_all(state, writer, writes);
+        let mut flushed = Flushed::Done;
+        if self.write_little(&mut state, &mut writer) {
+            state.writer = Some(writer);
+        } else {
+            (state, flushed) = self.write_all(state, writer, writes);
         }
-        state.writer = Some(writer);
-        (state, Flushed::Done)
+        self.note_written(&mut state);
+        (state, flushed)
+    }
+
+    /// Sees to it that somebody comes for what writing has brought: room for calls, and memory of users to be dropped. This
+    /// thread may, or may be about to sleep.
+    #[inline]
+    pub(super) fn note_written(self: &Arc<Self>, state: &mut State) {
+        let has_dropped = state.core.has_dropped();
+        if has_dropped {
+            state.workers.note_undropped();
+        }
+        if has_dropped || state.core.has_events() {
+            self.keep_ticking(state);
+        }
     }
 
     /// Writes what is usual: a little, with the lock held, since nobody is there who could want it meanwhile. Says

@@ -356,7 +356,8 @@ impl Assembly {
     }
 
     /// Lends the memory for a message to who reads the next fragment of it, with room for that, if it can be added. It comes
-    /// back as that fragment. `spare` is memory to begin with.
+    /// back as that fragment. `kept` is memory to begin with: for all of the message if it is admitted, and for the fragment
+    /// if not, or a number would take what no bytes need.
     pub(super) fn lend(
         &mut self,
         len: usize,
@@ -364,6 +365,7 @@ impl Assembly {
         is_last: bool,
         limit: u64,
         kept: &mut Kept,
+        is_admitted: bool,
     ) -> Option<Vec<u8>> {
         let before = self.total;
         let is_fit = self.check(len, total, is_last, limit).is_ok();
@@ -371,7 +373,7 @@ impl Assembly {
         let Arrived::Bytes(bytes) = &mut self.arrived else { return None };
         let mut memory = std::mem::take(bytes);
         if memory.capacity() == 0 && is_fit {
-            memory = kept.take(whole);
+            memory = kept.take(if is_admitted { whole } else { len as u64 });
         }
         if is_fit && memory::grow(&mut memory, len, whole) {
             self.arrived = Arrived::Lent(memory.len() as u64);

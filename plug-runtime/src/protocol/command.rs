@@ -132,7 +132,7 @@ impl Connection {
             self.outbox.keep(&message);
             return Ok(self.outbox.send_long(call, message));
         }
-        self.outbox.drop_later(message);
+        self.outbox.drop_later(call, message);
         checked
     }
 
@@ -225,13 +225,18 @@ impl Connection {
         self.outbox.take_dropped()
     }
 
+    /// Those of one call.
+    pub(crate) fn take_dropped_of(&mut self, call: u64) -> Vec<Bytes> {
+        self.outbox.take_dropped_of(call)
+    }
+
     /// Answers a call of the other side. An answer that is too late is dropped. Returns the buffer of a response
     /// that was copied out of it, empty, to be used for the next one.
     pub(crate) fn reply(&mut self, call: u64, answer: Answer) -> Vec<u8> {
         let served = self.served.get(call).filter(|_| self.failure.is_none());
         let served = served.filter(|served| !matches!(served.phase, Phase::Draining));
         let Some(Served { is_cancelled, .. }) = served else {
-            self.drop_answer(answer);
+            self.drop_answer(call, answer);
             return Vec::new();
         };
         let is_cancelled = *is_cancelled;
@@ -242,7 +247,7 @@ impl Connection {
             // The rest of a long one would wait for a grant that never comes.
             Answer::Response(_) | Answer::Long(_) if is_cancelled => {
                 self.end_with(call, &cancelled(), 0);
-                self.drop_answer(answer);
+                self.drop_answer(call, answer);
             }
             Answer::Response(response) => buffer = self.respond(call, response),
             Answer::Long(response) => self.respond_long(call, *response),
@@ -315,7 +320,7 @@ impl Connection {
         let len = response.len();
         if let Err(error) = self.check_size("response", len) {
             self.end_with(call, &error, 0);
-            return self.outbox.drop_later(response);
+            return self.outbox.drop_later(call, response);
         }
         self.outbox.keep(&response);
         let end = Frame { kind: kind::END, call, ..Frame::default() };
@@ -328,9 +333,9 @@ impl Connection {
     }
 
     /// Drops what is not sent of an answer.
-    fn drop_answer(&mut self, answer: Answer) {
+    fn drop_answer(&mut self, call: u64, answer: Answer) {
         if let Answer::Long(response) = answer {
-            self.outbox.drop_later(*response);
+            self.outbox.drop_later(call, *response);
         }
     }
 

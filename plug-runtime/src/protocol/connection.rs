@@ -234,6 +234,9 @@ impl Connection {
         }
         if self.landing.is_some() {
             bytes = self.land(bytes);
+            if self.failure.is_some() {
+                return;
+            }
         }
         let had_switched = self.has_switched;
         while let Some((frame, behind)) = self.splitter.first(bytes) {
@@ -274,13 +277,19 @@ impl Connection {
 
     /// Takes `bytes` away that the operating system took of what `poll_output` gave.
     pub(crate) fn advance(&mut self, output: &mut Output, bytes: usize) {
-        output.advance(bytes, |part| self.outbox.drop_part(part, &self.kept));
+        output.advance(bytes, |piece| self.outbox.drop_part(piece));
         self.handle_written(bytes);
     }
 
     /// Drops what `poll_output` gave and is not written.
     pub(crate) fn discard_output(&mut self, output: &mut Output) {
-        output.discard().for_each(|part| self.outbox.drop_part(part, &self.kept));
+        output.discard().for_each(|piece| self.outbox.drop_part(piece));
+    }
+
+    /// Drops all that was not sent, where nobody will read it any more: also what `poll_output` did not give yet.
+    pub(crate) fn discard_unsent(&mut self, taken: &mut Output) {
+        self.discard_output(taken);
+        self.outbox.discard();
     }
 
     /// Notes that the operating system took `bytes` of what `poll_output` gave. Until then a call counts

@@ -195,6 +195,8 @@ impl Inflow {
             return None;
         }
         self.window.receive(cost).ok()?;
+        // Its memory may have been lent from here.
+        self.message = Assembly::default();
         Some(Cost { call: cost, connection: cost, budget: 0 })
     }
 
@@ -328,6 +330,11 @@ impl Budget {
     /// Notes that a call has a message of so many bytes, of which none is larger than what this side receives.
     pub(super) fn ask(&mut self, call: u64, total: u64) {
         self.waiting.push_back((call, total));
+    }
+
+    /// Whether a message that asked now would be admitted at once.
+    pub(super) fn admits(&self, total: u64) -> bool {
+        self.waiting.is_empty() && (self.used == 0 || total <= self.size.saturating_sub(self.used))
     }
 
     /// The next call whose message is admitted now, and its length. One is, however large, where nothing else is.

@@ -219,16 +219,17 @@ impl<'a> Frame<'a> {
     }
 
     /// Reads the head of a frame of `len` bytes, of which the first have arrived, but for the length. `None` unless all but
-    /// the payload has, which must come last. Returns where the payload begins as well.
+    /// the payload has, which must come last, and the head is not longer than any that is sent. Returns where the payload
+    /// begins as well.
     pub(crate) fn decode_head(bytes: &'a [u8], len: usize) -> Option<(Frame<'a>, usize)> {
         let mut rest = bytes;
-        loop {
+        while bytes.len() - rest.len() < LONGEST_HEAD {
             let before = rest.len();
             let tag = take_varint(&mut rest).ok()?;
             let value = take_varint(&mut rest).ok()?;
             if tag == u64::from(field::PAYLOAD << 3 | wire::BYTES) {
                 let head = bytes.len() - rest.len();
-                let is_last = head as u64 + value == len as u64;
+                let is_last = len.checked_sub(head).is_some_and(|rest| rest as u64 == value);
                 let frame = Frame::decode_any(&bytes[..bytes.len() - before]).ok()?;
                 return is_last.then_some((frame, head));
             }
@@ -238,6 +239,7 @@ impl<'a> Frame<'a> {
                 _ => return None,
             }
         }
+        None
     }
 
     fn decode_any(bytes: &'a [u8]) -> Result<Frame<'a>> {
@@ -299,6 +301,9 @@ fn fields<'a>(
 fn text(bytes: &[u8]) -> Result<&str> {
     std::str::from_utf8(bytes).map_err(|_| malformed("a text in it is not UTF-8"))
 }
+
+/// From where on nobody looks for a payload: a head that comes byte by byte is looked at with each of them.
+const LONGEST_HEAD: usize = 4 << 10;
 
 /// The longest error text that is sent, in bytes.
 const MAX_TEXT: usize = 64 << 10;
@@ -536,6 +541,17 @@ mod tests {
         }
         let bytes = encoded(&full());
         assert_eq!(Frame::decode_usual(&bytes[1..]), None, "not a usual frame");
+    }
+
+    /// What is looked for with each piece that arrives is not looked for far behind.
+    #[test]
+    fn f16_no_payload_is_looked_for_behind_a_long_head() {
+        for (fields, is_found) in [(10, true), (LONGEST_HEAD, false)] {
+            let mut bytes = [0x98, 0x06, 0x07].repeat(fields);
+            bytes.extend([0x7a, 5, 1, 2]);
+            let found = Frame::decode_head(&bytes, bytes.len() + 3);
+            assert_eq!(found.is_some(), is_found, "{fields} unknown fields");
+        }
     }
 
     #[test]

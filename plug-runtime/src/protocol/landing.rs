@@ -185,13 +185,17 @@ impl Connection {
                 return None;
             }
         }
+        let is_stream = frame.kind == kind::MESSAGE && self.inflow(frame.call).is_some();
+        let budget = if is_stream { &self.stream_budget } else { &self.budget };
+        let is_admitted = frame.total > FRAGMENT as u64 && budget.admits(frame.total);
         let mut kept = std::mem::take(&mut self.kept);
         let is_last = frame.flags & flag::LAST != 0;
         let mut new = Assembly::default();
         let message =
             if frame.kind == kind::OPEN { Some(&mut new) } else { self.assembly(frame, payload) };
-        let memory = message
-            .and_then(|message| message.lend(payload, frame.total, is_last, limit, &mut kept));
+        let memory = message.and_then(|message| {
+            message.lend(payload, frame.total, is_last, limit, &mut kept, is_admitted)
+        });
         self.kept = kept;
         memory
     }

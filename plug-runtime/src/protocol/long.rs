@@ -14,6 +14,8 @@ pub(crate) struct Long {
     len: usize,
     /// What it was encoded into.
     memory: Bytes,
+    /// Whether all of it is a copy.
+    is_copy: bool,
 }
 
 impl Long {
@@ -54,13 +56,15 @@ impl Long {
         self.len == 0
     }
 
-    /// Takes so many bytes off the front.
-    pub(super) fn take(&mut self, mut bytes: usize, mut part: impl FnMut(Bytes)) {
+    /// Takes so many bytes off the front, in parts, and says of each whether it is nobody's but this side's: then it was
+    /// copied from what a user has.
+    pub(super) fn take(&mut self, mut bytes: usize, mut part: impl FnMut(Bytes, bool)) {
         self.len -= bytes;
         while bytes > 0 {
             let taken = self.first.split_to(bytes.min(self.first.len()));
             bytes -= taken.len();
-            part(taken);
+            let is_own = self.is_copy || self.memory.as_ptr_range().contains(&taken.as_ptr());
+            part(taken, is_own);
             if self.first.is_empty() {
                 let Some(next) = self.others.pop_front() else { break };
                 self.first = next;
@@ -74,9 +78,10 @@ impl Long {
     }
 }
 
+/// Of a copy.
 impl From<Bytes> for Long {
     fn from(bytes: Bytes) -> Self {
-        Long { len: bytes.len(), first: bytes, ..Long::default() }
+        Long { len: bytes.len(), first: bytes, is_copy: true, ..Long::default() }
     }
 }
 
@@ -94,7 +99,7 @@ mod tests {
             while !long.is_empty() {
                 let before = all.len();
                 let bytes = at_a_time.min(long.len());
-                long.take(bytes, |part| all.extend_from_slice(&part));
+                long.take(bytes, |part, _| all.extend_from_slice(&part));
                 assert_eq!(all.len() - before, bytes);
             }
             assert_eq!(all, b"ab01cde2f3");
@@ -104,7 +109,7 @@ mod tests {
     #[test]
     fn what_is_left_is_all_that_was_not_taken() {
         let mut long = Long::new("0123".into(), vec![(2, "ab".into())]);
-        long.take(3, drop);
+        long.take(3, |_, _| {});
         assert_eq!(long.into_parts().collect::<Vec<_>>(), ["b", "23"]);
     }
 }

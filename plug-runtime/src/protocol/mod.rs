@@ -33,7 +33,7 @@ pub(crate) use flow::Cost;
 pub(crate) use hello::{Config, Hello, MethodInfo, Pair, ServiceInfo};
 pub(crate) use landing::Place;
 pub(crate) use long::Long;
-pub(crate) use memory::{none_for as no_memory_for, reserve};
+pub(crate) use memory::{copy, none_for as no_memory_for, reserve};
 pub(crate) use opening::Opening;
 pub(crate) use output::Output;
 pub(crate) use sharing::{MemoryOffer, MemoryRequest};

@@ -10,8 +10,8 @@ use super::call::ById;
 use super::flow::Allowance;
 use super::frame::{Frame, kind};
 use super::long::Long;
-use super::memory::{KEPT_AT_MOST, Kept, reclaim};
-use super::output::Output;
+use super::memory::{KEPT_AT_MOST, reclaim};
+use super::output::{Output, Piece};
 use super::varint::{Varint, read_varint};
 use super::{KEPT, is_large};
 use turns::{Flow, Place};
@@ -43,8 +43,9 @@ pub(super) struct Outbox {
     ends: VecDeque<(u64, u64)>,
     /// What the last long message that was no stream's was encoded into, for the next one.
     spare: Bytes,
-    /// Parts of messages that were sent, or are not sent after all: they are dropped where code of users may run.
-    dropped: Vec<Bytes>,
+    /// Parts of messages that were sent, or are not sent after all, by their calls: they are dropped where code of users may
+    /// run.
+    dropped: Vec<(u64, Bytes)>,
     /// Where the frames are that were made void and have not been taken.
     voids: BTreeSet<u64>,
 }
@@ -155,7 +156,7 @@ impl Outbox {
     ) -> SentAt {
         let before = self.ready.len();
         frame.encode_head(payload_len, 0, self.ready.bytes());
-        message.take(payload_len, |part| self.ready.push(part));
+        message.take(payload_len, |part, is_own| self.ready.push(frame.call, part, is_own));
         self.pushed(frame, self.ready.len() - before)
     }
 
@@ -221,16 +222,15 @@ impl Outbox {
     }
 
     /// Has a message dropped later that is not sent.
-    pub(super) fn drop_later(&mut self, message: Long) {
-        self.dropped.extend(message.into_parts());
+    pub(super) fn drop_later(&mut self, call: u64, message: Long) {
+        self.dropped.extend(message.into_parts().map(|part| (call, part)));
     }
 
-    /// Drops what was sent, or is not sent, of a message, or has it dropped later: its owner may be a user's.
-    pub(super) fn drop_part(&mut self, part: Bytes, kept: &Kept) {
-        let is_own = self.spare.as_ptr_range().contains(&part.as_ptr()) || kept.has(&part);
-        if !is_own {
+    /// Drops what was sent, or is not sent, of a message, or has it dropped later: it may be a user's.
+    pub(super) fn drop_part(&mut self, Piece { call, bytes, .. }: Piece) {
+        if !self.spare.as_ptr_range().contains(&bytes.as_ptr()) {
             // What is memory and nothing else can be had.
-            self.dropped.extend(part.try_into_mut().err());
+            self.dropped.extend(bytes.try_into_mut().err().map(|part| (call, part)));
         }
     }
 
@@ -242,16 +242,24 @@ impl Outbox {
 
     /// What is to be dropped.
     pub(super) fn take_dropped(&mut self) -> Vec<Bytes> {
-        std::mem::take(&mut self.dropped)
+        std::mem::take(&mut self.dropped).into_iter().map(|(_, part)| part).collect()
+    }
+
+    /// What is to be dropped of one call.
+    pub(super) fn take_dropped_of(&mut self, call: u64) -> Vec<Bytes> {
+        let dropped = std::mem::take(&mut self.dropped).into_iter();
+        let (its, others): (Vec<_>, Vec<_>) = dropped.partition(|(of, _)| *of == call);
+        self.dropped = others;
+        its.into_iter().map(|(_, part)| part).collect()
     }
 
     /// Drops all that was not taken yet.
     pub(super) fn discard(&mut self) {
-        self.dropped.extend(self.ready.discard());
+        self.ready.discard().for_each(|piece| self.drop_part(piece));
         self.voids.clear();
         self.ends.clear();
-        for (_, flow) in self.flows.drain() {
-            flow.messages.into_iter().for_each(|message| self.drop_later(message));
+        for (call, flow) in self.flows.drain() {
+            flow.messages.into_iter().for_each(|message| self.drop_later(call, message));
         }
         self.turns.clear();
         self.starved.clear();

@@ -17,10 +17,18 @@ pub(crate) struct Output {
 
 #[derive(Debug, Default)]
 struct Pieces {
-    /// Each goes before the byte with this index.
-    queue: VecDeque<(usize, Bytes)>,
+    queue: VecDeque<Piece>,
     /// How many bytes they have.
     len: usize,
+}
+
+/// A part of a message that is not copied.
+#[derive(Debug)]
+pub(super) struct Piece {
+    /// It goes before the byte with this index.
+    before: usize,
+    pub(super) call: u64,
+    pub(super) bytes: Bytes,
 }
 
 impl Output {
@@ -40,15 +48,16 @@ impl Output {
         &mut self.bytes
     }
 
-    /// Adds bytes without copying them, if that is worth it.
-    pub(super) fn push(&mut self, piece: Bytes) {
-        if piece.len() < BY_REFERENCE {
-            self.bytes.extend_from_slice(&piece);
+    /// Adds a part of a message of a call. It is copied if it is short and our own: then it may be dropped here, where
+    /// code of users must not run.
+    pub(super) fn push(&mut self, call: u64, bytes: Bytes, is_own: bool) {
+        if is_own && bytes.len() < BY_REFERENCE {
+            self.bytes.extend_from_slice(&bytes);
             return;
         }
         let pieces = self.pieces.get_or_insert_default();
-        pieces.len += piece.len();
-        pieces.queue.push_back((self.bytes.len(), piece));
+        pieces.len += bytes.len();
+        pieces.queue.push_back(Piece { before: self.bytes.len(), call, bytes });
     }
 
     /// What comes at a distance from the next byte to be sent, up to the next piece; `None` if that is past the end, or in
@@ -56,12 +65,13 @@ impl Output {
     pub(super) fn at(&mut self, distance: usize) -> Option<&mut [u8]> {
         let mut index = self.sent.checked_add(distance)?;
         let mut end = self.bytes.len();
-        for (before, piece) in self.pieces.iter().flat_map(|pieces| &pieces.queue) {
-            if index < *before {
-                end = *before;
+        for piece in self.pieces.iter().flat_map(|pieces| &pieces.queue) {
+            if index < piece.before {
+                end = piece.before;
                 break;
             }
-            index = index.checked_sub(piece.len()).filter(|index| index >= before)?;
+            let behind = index.checked_sub(piece.bytes.len());
+            index = behind.filter(|index| *index >= piece.before)?;
         }
         self.bytes.get_mut(index..end)
     }
@@ -69,10 +79,10 @@ impl Output {
     /// All that is to be sent, in pieces that are each in one place.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let queue = self.pieces.iter().flat_map(|pieces| &pieces.queue);
-        let ends = queue.clone().map(|(before, _)| *before).chain([self.bytes.len()]);
-        let begins = [self.sent].into_iter().chain(queue.clone().map(|(before, _)| *before));
+        let ends = queue.clone().map(|piece| piece.before).chain([self.bytes.len()]);
+        let begins = [self.sent].into_iter().chain(queue.clone().map(|piece| piece.before));
         let between = begins.zip(ends).map(|(begin, end)| &self.bytes[begin..end]);
-        let pieces = queue.map(|(_, piece)| &piece[..]).chain([&[][..]]);
+        let pieces = queue.map(|piece| &piece.bytes[..]).chain([&[][..]]);
         between
             .zip(pieces)
             .flat_map(|(bytes, piece)| [bytes, piece])
@@ -87,7 +97,7 @@ impl Output {
 
     /// Notes that so many bytes were sent, and passes on the pieces among them.
     #[inline]
-    pub(super) fn advance(&mut self, bytes: usize, done: impl FnMut(Bytes)) {
+    pub(super) fn advance(&mut self, bytes: usize, done: impl FnMut(Piece)) {
         if self.pieces.is_some() {
             return self.advance_pieces(bytes, done);
         }
@@ -100,26 +110,24 @@ impl Output {
     }
 
     #[cold]
-    fn advance_pieces(&mut self, mut bytes: usize, mut done: impl FnMut(Bytes)) {
+    fn advance_pieces(&mut self, mut bytes: usize, mut done: impl FnMut(Piece)) {
         while let Some(pieces) = &mut self.pieces {
-            let Some((before, piece)) = pieces.queue.front_mut() else {
+            let Some(piece) = pieces.queue.front_mut() else {
                 self.pieces = None;
                 break;
             };
-            let between = bytes.min(*before - self.sent);
+            let between = bytes.min(piece.before - self.sent);
             self.sent += between;
             bytes -= between;
-            let of_piece = bytes.min(piece.len());
-            if of_piece < piece.len() {
-                piece.advance(of_piece);
+            let of_piece = bytes.min(piece.bytes.len());
+            if of_piece < piece.bytes.len() {
+                piece.bytes.advance(of_piece);
                 pieces.len -= of_piece;
                 return;
             }
             bytes -= of_piece;
             pieces.len -= of_piece;
-            if let Some((_, piece)) = pieces.queue.pop_front() {
-                done(piece);
-            }
+            pieces.queue.pop_front().map(&mut done);
         }
         self.advance_bytes(bytes);
     }
@@ -133,11 +141,11 @@ impl Output {
     }
 
     /// Drops what was not sent, and returns the pieces of it.
-    pub(super) fn discard(&mut self) -> impl Iterator<Item = Bytes> + use<> {
+    pub(super) fn discard(&mut self) -> impl Iterator<Item = Piece> + use<> {
         self.bytes.clear();
         self.sent = 0;
         let pieces = self.pieces.take().unwrap_or_default();
-        pieces.queue.into_iter().map(|(_, piece)| piece)
+        pieces.queue.into_iter()
     }
 
     /// How much memory is taken that is nobody else's.
@@ -189,7 +197,7 @@ mod tests {
             next += 1;
             let bytes = Bytes::from(vec![next; len]);
             expected.extend_from_slice(&bytes);
-            output.push(bytes);
+            output.push(1, bytes, true);
         }
         (output, expected)
     }
@@ -202,8 +210,20 @@ mod tests {
         assert_eq!(output.whole(), None);
         let piece = Bytes::from(vec![7; BY_REFERENCE]);
         let mut output = Output::default();
-        output.push(piece.clone());
+        output.push(1, piece.clone(), true);
         assert_eq!(output.parts().next().map(<[u8]>::as_ptr), Some(piece.as_ptr()));
+    }
+
+    #[test]
+    fn what_may_be_a_users_is_not_dropped_here_however_short_it_is() {
+        let mut output = Output::default();
+        output.push(1, Bytes::from_static(b"own"), true);
+        output.push(3, Bytes::from_static(b"users"), false);
+        let mut done = Vec::new();
+        output.advance(8, |piece| done.push((piece.call, piece.bytes)));
+        assert_eq!(done, [(3, Bytes::from_static(b"users"))]);
+        output.push(3, Bytes::from_static(b"users"), false);
+        assert_eq!(output.discard().count(), 1);
     }
 
     #[test]

@@ -36,6 +36,8 @@ mod machine;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod owners;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod random;

@@ -185,7 +185,11 @@ impl RingWriter {
     ) -> Result<usize, Impossible> {
         let mut written = 0;
         for part in parts {
-            let of_part = self.write(part)?;
+            let of_part = match self.write(part) {
+                // What was written before is there to be read. The next write says the same.
+                Err(Impossible) if written > 0 => break,
+                result => result?,
+            };
             written += of_part;
             if of_part < part.len() {
                 break;
@@ -409,6 +413,16 @@ mod tests {
             reader.end_waiting();
             writer.write(&[1]).unwrap();
             assert!(!writer.must_wake());
+        }
+
+        #[test]
+        fn x11_what_was_written_before_a_mark_became_impossible_counts() {
+            let [(_, mut writer), (mut reader, _)] = both(8);
+            reader.ring.marks().read.0.store(1000, Ordering::Release);
+            let parts = [&[1, 2, 3][..], &[4; 8][..]];
+            let written = writer.write_parts(parts.into_iter());
+            let read = reader.read(&mut [0; 8]).unwrap();
+            assert_eq!(written.unwrap_or(0), read, "{written:?}");
         }
 
         #[test]

@@ -47,8 +47,13 @@ unsafe impl BufMut for Rope {
     }
 
     fn chunk_mut(&mut self) -> &mut UninitSlice {
-        // Not asked for, like all that is small.
-        self.bytes.reserve(LEAST_ROOM);
+        let has_room = LEAST_ROOM <= self.bytes.capacity() - self.bytes.len();
+        if !has_room && !(self.reserve)(&mut self.bytes, LEAST_ROOM) {
+            // It is of no use any more, but for its memory.
+            self.is_short = true;
+            self.bytes.clear();
+            self.bytes.reserve(LEAST_ROOM);
+        }
         UninitSlice::uninit(self.bytes.spare_capacity_mut())
     }
 
@@ -78,7 +83,8 @@ unsafe impl BufMut for Rope {
 
     #[inline]
     fn put_u8(&mut self, byte: u8) {
-        self.bytes.push(byte);
+        // Numbers come byte by byte, and there may be many.
+        self.put_slice(&[byte]);
     }
 }
 
@@ -155,5 +161,19 @@ mod tests {
         rope.put(Bytes::from(vec![1; BY_REFERENCE]));
         rope.put_slice(&[1; 1000]);
         assert!(rope.finish().is_none());
+
+        let mut rope = Rope::new(Vec::new(), |_, _| false);
+        rope.put_u8(1);
+        assert!(rope.finish().is_none());
+
+        let mut rope = Rope::new(Vec::with_capacity(10), |_, _| false);
+        rope.put_slice(&[1; 10]);
+        for byte in 0..1000_u32 {
+            // As prost writes what it has no other way for.
+            rope.chunk_mut().write_byte(0, byte as u8);
+            // SAFETY: it was just written.
+            unsafe { rope.advance_mut(1) };
+        }
+        assert!(rope.bytes.len() <= 1000 && rope.finish().is_none());
     }
 }

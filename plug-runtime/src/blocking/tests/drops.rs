@@ -142,3 +142,154 @@ fn memory_of_a_user_is_given_back_when_the_connection_ends() {
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Shutdown);
     assert_eq!(thread.as_deref(), Some("plug-worker"));
 }
+
+/// Memory of a user's that says by whom it is dropped.
+struct Told {
+    bytes: Vec<u8>,
+    link: std::sync::Weak<Link>,
+    told: mpsc::Sender<Dropped>,
+}
+
+/// Whether the connection's lock was held, and by which thread.
+struct Dropped {
+    is_locked: bool,
+    is_watcher: bool,
+    thread: std::thread::ThreadId,
+}
+
+impl AsRef<[u8]> for Told {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let is_locked = self.link.upgrade().is_some_and(|link| link.state.try_lock().is_err());
+        let thread = std::thread::current().id();
+        let _ = self.told.send(Dropped { is_locked, is_watcher: watcher::is_current(), thread });
+    }
+}
+
+fn telling(link: &Arc<Link>, len: usize) -> (bytes::Bytes, mpsc::Receiver<Dropped>) {
+    let (told, is_told) = mpsc::channel();
+    let memory = Told { bytes: vec![7; len], link: Arc::downgrade(link), told };
+    (bytes::Bytes::from_owner(memory), is_told)
+}
+
+/// What is left of it after its last whole fragment is short, and no copy of ours.
+#[test]
+fn the_end_of_a_users_memory_is_not_dropped_under_the_lock() {
+    let (link, mut other) = pair_with_features();
+    let (request, is_told) = telling(&link, (256 << 10) + 100);
+    link.call_one_way(&unary(&link), &request).unwrap();
+    drop(request);
+    let granting = spawn(move || {
+        while !matches!(other.core.poll_event(), Some(Event::Request(_))) {
+            other.read_some();
+            other.write_all();
+        }
+        other
+    });
+    let _other = in_time(&granting, "the request to arrive");
+    let Dropped { is_locked, is_watcher, .. } = in_time(&is_told, "the memory to be given back");
+    assert!(!is_locked && !is_watcher, "locked: {is_locked}, by the watcher: {is_watcher}");
+}
+
+/// A call that nobody waits for, of which most is still to be written.
+fn half_sent(link: &Arc<Link>) -> mpsc::Receiver<Dropped> {
+    link.lock().writer.as_mut().unwrap().bulk = Bulk::Over;
+    let (request, is_told) = telling(link, 200 << 10);
+    link.call_one_way(&unary(link), &request).unwrap();
+    drop(request);
+    assert!(is_told.try_recv().is_err(), "the rest of it is to be sent");
+    wait_for(link, "the watcher to rest", |state| !state.ticking);
+    is_told
+}
+
+#[test]
+fn memory_that_was_to_be_sent_is_not_dropped_on_the_watcher() {
+    let (link, _other) = pair_with_features();
+    let is_told = half_sent(&link);
+    let dropping = spawn(move || {
+        watcher::IS_WATCHER.set(true);
+        drop(link);
+    });
+    in_time(&dropping, "it to be dropped");
+    assert!(!in_time(&is_told, "the memory to be given back").is_watcher);
+}
+
+/// Somebody else holds the pipes, so that they have not ended, and the connection is still known.
+#[test]
+fn memory_that_was_to_be_sent_is_given_back_when_the_process_has_ended() {
+    let (link, _other) = pair_with_features();
+    let is_told = half_sent(&link);
+    link.end(&crate::Error::of_kind(ErrorKind::Exited, "gone"));
+    link.unwatch();
+    assert!(!in_time(&is_told, "the memory to be given back").is_watcher);
+}
+
+#[test]
+fn the_memory_of_one_caller_is_not_dropped_in_the_call_of_another() {
+    let (link, mut other) = pair_with_features();
+    let leader = spawn_call(&link, text("leader"));
+    let id = leader.thread().id();
+    let leading = other.next_request();
+    wait_for(&link, "somebody to read", |state| state.leading == Some(leading.call));
+    let (request, is_told) = telling(&link, 100 << 10);
+    let calling = link.clone();
+    let called = spawn(move || calling.call_one_way(&unary(&calling), &request));
+    other.next_request();
+    in_time(&called, "the call to be made").unwrap();
+    other.core.reply(leading.call, answer("led"));
+    other.write_all();
+    leader.join().unwrap().unwrap();
+    assert_ne!(in_time(&is_told, "the memory to be given back").thread, id);
+}
+
+/// Nobody gives the role of reading back meanwhile.
+#[test]
+fn memory_is_given_back_while_somebody_waits_for_a_reply() {
+    let (link, mut other) = pair_with_features();
+    let leader = spawn_call(&link, text("leader"));
+    let leading = other.next_request();
+    wait_for(&link, "somebody to read", |state| state.leading == Some(leading.call));
+    wait_for(&link, "the watcher to rest", |state| !state.ticking);
+    for one_way in [false, true] {
+        let (request, is_told) = telling(&link, 100 << 10);
+        let calling = link.clone();
+        let called = spawn(move || match one_way {
+            true => calling.call_one_way(&unary(&calling), &request),
+            false => calling.call(&unary(&calling), &request).map(drop),
+        });
+        let request = other.next_request();
+        other.core.reply(request.call, answer("done"));
+        other.write_all();
+        in_time(&called, "the call to end").unwrap();
+        let dropped = in_time(&is_told, "the memory to be given back");
+        assert!(!dropped.is_locked && !dropped.is_watcher, "one-way: {one_way}");
+    }
+    other.core.reply(leading.call, answer("led"));
+    other.write_all();
+    leader.join().unwrap().unwrap();
+}
+
+#[test]
+fn two_drops_that_panic_at_once_end_nothing() {
+    struct Panics(Vec<u8>);
+    impl AsRef<[u8]> for Panics {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("as a test");
+        }
+    }
+    let mut wakes = Wakes::default();
+    for _ in 0..2 {
+        wakes.errand().parts.push(bytes::Bytes::from_owner(Panics(vec![7; 10])));
+    }
+    wakes.wake();
+}

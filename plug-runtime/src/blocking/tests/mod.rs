@@ -8,6 +8,7 @@ mod pumps;
 mod roles;
 #[cfg(all(target_os = "linux", feature = "shm", not(plug_portable)))]
 mod sharing;
+mod space;
 mod unwinding;
 
 use std::os::fd::OwnedFd;
@@ -64,8 +65,18 @@ fn pair_serving(
     greeted(hello, (!methods.is_empty()).then(|| Offers { services: vec![service], serve }))
 }
 
-/// A plugin's end has the features that the host has.
+/// The same, of a plugin that takes so many calls at once.
+fn pair_taking(max_calls: u32) -> (Arc<Link>, Other) {
+    let hello = Hello::new(text("host"), String::new()).with_features(&[]);
+    greeted_taking(hello, None, max_calls)
+}
+
 fn greeted(hello: Hello, offers: Option<Offers>) -> (Arc<Link>, Other) {
+    greeted_taking(hello, offers, 0)
+}
+
+/// A plugin's end has the features that the host has.
+fn greeted_taking(hello: Hello, offers: Option<Offers>, max_calls: u32) -> (Arc<Link>, Other) {
     let (host_input, output) = pipe::pair().unwrap();
     let (input, host_output) = pipe::pair().unwrap();
     for end in [&output, &host_output] {
@@ -77,7 +88,7 @@ fn greeted(hello: Hello, offers: Option<Offers>) -> (Arc<Link>, Other) {
     let methods = OTHERS;
     let service = Offered { name: "a.P", magic: "", version: 0, methods, descriptors: b"" };
     let services = service_infos([&service].into_iter());
-    let others = Hello { name, services, max_calls: 0, ..hello.clone() };
+    let others = Hello { name, services, max_calls, ..hello.clone() };
     let core = Connection::new(Side::Host, hello, None);
     let link = Link::new(core, host_input, host_output, false).unwrap();
     link.offer(offers.into_iter().collect());
@@ -109,22 +120,26 @@ fn set_capacity(_: &OwnedFd, bytes: usize) -> rustix::io::Result<usize> {
 impl Other {
     /// Reads until an event of a kind, which it returns.
     fn read_until(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
-        let until = Instant::now() + LONG;
-        let mut buffer = [0; 64 << 10];
         loop {
             while let Some(event) = self.core.poll_event() {
                 if wanted(&event) {
                     return event;
                 }
             }
-            let ready = pipe::wait(&[Wait::readable(&self.input)], Some(until));
-            assert!(ready[0], "waited {LONG:?} for an event");
-            match pipe::read(&self.input, &mut buffer).unwrap() {
-                0 => self.core.handle_eof(),
-                len => self.core.handle_bytes(&buffer[..len]),
-            }
-            assert!(self.core.failure().is_none(), "{:?}", self.core.failure());
+            self.read_some();
         }
+    }
+
+    /// Reads what comes next.
+    fn read_some(&mut self) {
+        let mut buffer = [0; 64 << 10];
+        let ready = pipe::wait(&[Wait::readable(&self.input)], Some(Instant::now() + LONG));
+        assert!(ready[0], "waited {LONG:?} for anything");
+        match pipe::read(&self.input, &mut buffer).unwrap() {
+            0 => self.core.handle_eof(),
+            len => self.core.handle_bytes(&buffer[..len]),
+        }
+        assert!(self.core.failure().is_none(), "{:?}", self.core.failure());
     }
 
     fn next_outcome(&mut self) -> (u64, crate::Result<bytes::Bytes>) {

@@ -146,7 +146,7 @@ impl Outbox {
         } else if let Some(flow) = self.flows.get_mut(call).filter(|flow| flow.takes_messages()) {
             flow.messages.push_back(message);
         } else {
-            self.drop_later(message);
+            self.drop_later(call, message);
             return true;
         }
         self.await_room(call)
@@ -215,7 +215,7 @@ impl Outbox {
     /// Drops what is left of a call's messages. Their receiver is told by another frame, or not there.
     pub(in crate::protocol) fn forget(&mut self, call: u64) {
         let Some(flow) = self.flows.remove(call) else { return };
-        flow.messages.into_iter().for_each(|message| self.drop_later(message));
+        flow.messages.into_iter().for_each(|message| self.drop_later(call, message));
         let queue = match flow.place {
             Place::Nowhere => return,
             Place::Turns => &mut self.turns,

@@ -215,3 +215,86 @@ fn a_call_that_is_given_up_while_its_response_lands_is_given_up() {
     assert_eq!(seen(&mut host), [Seen::Freed]);
     assert!(host.failure().is_none());
 }
+
+#[test]
+fn f1_a_payload_that_claims_to_be_of_nearly_2_to_the_64_bytes_is_refused() {
+    let mut host = waiting();
+    let mut said = vec![0xe8, 0x07, 0x08, 0x04, 0x10, 0x01, 0x7a];
+    said.extend([0xff; 9]);
+    said.push(0x01);
+    host.handle_bytes(&said);
+    assert!(!host.has_place());
+    host.handle_bytes(&[0; 2000]);
+    assert_eq!(host.failure().map(Error::kind), Some(ErrorKind::Protocol));
+}
+
+#[test]
+fn nothing_is_handled_behind_a_frame_that_lands_and_breaks_the_protocol() {
+    let unary = Shape::Unary.opening().method;
+    // In front, metadata that is a tag with nothing behind it.
+    let frame = Frame { payload: &[7; 1000], ..open(2, unary, &[]) };
+    let mut content = vec![0x5a, 1, 0x0a];
+    let encoded = bytes(&[frame]);
+    content.extend(&encoded[2..]);
+    let mut said = vec![content.len() as u8 | 0x80, (content.len() >> 7) as u8];
+    said.extend(&content);
+    let behind = bytes(&[open(4, unary, b"behind")]);
+    for (cut, lands) in [(0, false), (100, true)] {
+        let mut host = waiting();
+        host.handle_bytes(&said[..cut]);
+        assert_eq!(host.has_place(), lands);
+        host.handle_bytes(&[&said[cut..], &behind].concat());
+        assert!(host.failure().is_some());
+        let seen = seen(&mut host);
+        let requests = seen.iter().filter(|seen| matches!(seen, Seen::Request { .. }));
+        assert_eq!((requests.count(), host.calls_served()), (0, 0), "lands: {lands}, {seen:?}");
+    }
+}
+
+#[test]
+fn every_item_of_a_stream_lands() {
+    let mut host = waiting();
+    let said = bytes(&[item(3, &[7; 64 << 10])]);
+    for round in 0..3 {
+        host.handle_bytes(&said[..100]);
+        assert!(host.has_place(), "round {round}");
+        host.handle_bytes(&said[100..]);
+        let Some(Event::Message { cost, .. }) = host.poll_event() else {
+            panic!("there is no message")
+        };
+        host.consume(3, cost);
+        output(&mut host);
+    }
+}
+
+/// Memory that was kept goes to messages that are admitted, and what they have is counted.
+#[test]
+fn r5_kept_memory_is_not_taken_because_a_number_announces_it() {
+    const LEN: usize = 4 << 20;
+    const ROUNDS: u64 = 40;
+    let hello = || Hello { max_message: 8 << 20, ..streams_hello() };
+    let mut host = streaming(hello(), hello()).host;
+    host.open(&Shape::Responses.opening(), Some(&text("k"))).unwrap();
+    output(&mut host);
+    let unary = Shape::Unary.opening().method;
+    let payload = vec![7; FRAGMENT];
+    for round in 0..ROUNDS {
+        // An item of a stream, which is read and dropped: its memory is kept.
+        for n in 0..LEN / FRAGMENT {
+            let total = if n == 0 { LEN as u64 } else { 0 };
+            let flags = if n + 1 == LEN / FRAGMENT { flag::LAST } else { 0 };
+            hear(&mut host, &bytes(&[Frame { total, flags, ..part(1, &payload) }]));
+        }
+        assert!(matches!(read(&mut host)[..], [Seen::Message { .. }]));
+        output(&mut host);
+        // And the beginning of a request that says to be as long, of which nothing more comes.
+        let said = bytes(&[open_part(2 + 2 * round, unary, LEN as u64, &[7; 30])]);
+        let (first, second) = said.split_at(said.len() - 20);
+        hear(&mut host, first);
+        hear(&mut host, second);
+        output(&mut host);
+    }
+    assert!(host.failure().is_none(), "{:?}", host.failure());
+    let held = host.held() as u64;
+    assert!(held <= (64 << 20) + 30 * ROUNDS, "{held} bytes are held");
+}
