@@ -269,7 +269,7 @@ fn every_item_of_a_stream_lands() {
 
 /// Memory that was kept goes to messages that are admitted, and what they have is counted.
 #[test]
-fn r5_kept_memory_is_not_taken_because_a_number_announces_it() {
+fn f1_kept_memory_is_not_taken_because_a_number_announces_it() {
     const LEN: usize = 4 << 20;
     const ROUNDS: u64 = 40;
     let hello = || Hello { max_message: 8 << 20, ..streams_hello() };
