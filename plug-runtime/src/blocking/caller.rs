@@ -58,12 +58,7 @@ impl Link {
     /// Drops what was sent of the memory of the user who has made a call, on the thread that has made it.
     #[cold]
     fn drop_sent_of(&self, call: u64) {
-        let mut state = self.lock();
-        let parts = state.core.take_dropped_of(call);
-        if !state.core.has_dropped() {
-            state.workers.note_dropped();
-        }
-        drop(state);
+        let parts = self.lock().take_sent_of(call);
         drop_each(parts);
     }
 

@@ -351,6 +351,15 @@ impl State {
         self.core.take_dropped()
     }
 
+    /// The same of one call, for who makes or serves it.
+    pub(super) fn take_sent_of(&mut self, call: u64) -> Vec<Bytes> {
+        let parts = self.core.take_dropped_of(call);
+        if !self.core.has_dropped() {
+            self.workers.note_dropped();
+        }
+        parts
+    }
+
     /// A name to wait by that is no call.
     pub(super) fn next_ticket(&mut self) -> u64 {
         self.last_ticket += 1;

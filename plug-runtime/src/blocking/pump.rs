@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard, Weak};
 use std::task::{Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use super::lead::Wakes;
+use super::lead::{Wakes, drop_each};
 use super::link::{Link, State, cancelled};
 use super::worker::Task;
 use crate::encoding::Encoded;
@@ -101,7 +101,9 @@ impl Link {
             if !is_wanted {
                 break Some(Err(cancelled(Delivery::MayHaveRun)));
             }
+            let sent = if state.core.has_dropped() { state.take_sent_of(call) } else { Vec::new() };
             drop(state);
+            drop_each(sent);
             let polled = source.poll_message(&waker, &mut item);
             state = self.lock();
             let State { core, pumps, .. } = &mut *state;
