@@ -526,8 +526,14 @@ impl Link {
         let mut state = self.lock();
         let now = Instant::now();
         state.with_taken(|core, taken| core.handle_timeout(now, taken));
+        let has_expired = state.core.has_events();
         self.handle_events(&mut state, None, &mut wakes);
-        drop(self.leave_errand(state, &mut wakes));
+        state = self.leave_errand(state, &mut wakes);
+        if has_expired {
+            // The other side is to learn of it, and nobody else may come to write.
+            state = self.flush_or_leave_some(state);
+        }
+        drop(state);
         wakes.wake();
     }
 

@@ -229,7 +229,8 @@ impl Link {
             // Whoever reads learns of it.
             state.rung = self.interrupt.interrupt(&self.input);
         }
-        drop(self.leave_errand(state, &mut wakes));
+        state = self.leave_errand(state, &mut wakes);
+        drop(self.flush_or_leave_some(state));
         wakes.wake();
     }
 

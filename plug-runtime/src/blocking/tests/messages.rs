@@ -27,3 +27,16 @@ fn what_has_come_with_the_last_message_that_is_read_is_given_back_when_its_reade
         other.write_all();
     }
 }
+
+/// It has its own clock as a rule, but not every side of every language does.
+#[test]
+fn the_other_side_learns_that_the_time_of_a_stream_is_over_that_nobody_reads() {
+    let (link, mut other) = pair_with_features();
+    let deadline = Some(Instant::now() + Duration::from_millis(50));
+    let kind = crate::MethodKind::ServerStreaming;
+    let outbound = Outbound { kind, deadline, ..unary(&link) };
+    let _stream = link.call_streaming(&outbound, &mut Requests::One(&text("stream"))).unwrap();
+    let call = other.next_request().call;
+    other.core.begin_responses(call);
+    other.read_until(|event| matches!(event, Event::Cancelled { .. }));
+}
