@@ -56,6 +56,8 @@ pub(crate) struct RingWriter {
     position: u32,
     /// How far the reader was when that was last looked at.
     read: u32,
+    /// Whether the mark was impossible once: it does not become right again.
+    is_spoilt: bool,
 }
 
 /// The end that bytes come out of.
@@ -96,7 +98,7 @@ pub(crate) fn ends(memory: Arc<SharedMemory>, capacity: u32, end: End) -> (RingR
         End::Plugin => (End::Plugin, End::Host),
     };
     let reader = RingReader { ring: ring(to_own), position: 0, written: 0 };
-    (reader, RingWriter { ring: ring(to_other), position: 0, read: 0 })
+    (reader, RingWriter { ring: ring(to_other), position: 0, read: 0, is_spoilt: false })
 }
 
 /// Where a number stands by which the memory is known.
@@ -186,7 +188,7 @@ impl RingWriter {
         let mut written = 0;
         for part in parts {
             let of_part = match self.write(part) {
-                // What was written before is there to be read. The next write says the same.
+                // What was written before is there to be read. The next write fails, whatever the mark is then.
                 Err(Impossible) if written > 0 => break,
                 result => result?,
             };
@@ -224,7 +226,8 @@ impl RingWriter {
 
     fn look(&mut self) -> Result<(), Impossible> {
         let read = self.ring.marks().read.0.load(Ordering::Acquire);
-        if self.position.wrapping_sub(read) > self.ring.capacity {
+        self.is_spoilt |= self.position.wrapping_sub(read) > self.ring.capacity;
+        if self.is_spoilt {
             return Err(Impossible);
         }
         self.read = read;
@@ -420,9 +423,11 @@ mod tests {
             let [(_, mut writer), (mut reader, _)] = both(8);
             reader.ring.marks().read.0.store(1000, Ordering::Release);
             let parts = [&[1, 2, 3][..], &[4; 8][..]];
-            let written = writer.write_parts(parts.into_iter());
+            let written = writer.write_parts(parts.iter().copied());
             let read = reader.read(&mut [0; 8]).unwrap();
             assert_eq!(written.unwrap_or(0), read, "{written:?}");
+            // To read has made the mark right again, which is too late.
+            assert_eq!(writer.write_parts(parts[1..].iter().copied()), Err(Impossible));
         }
 
         #[test]
