@@ -86,6 +86,8 @@ impl Link {
         state.active = false;
         let mut stands_in = false;
         if !busy {
+            // Whoever has queued something writes it. If somebody has not, it is not left for ever.
+            state = self.flush_or_leave_some(state);
             let wait_for_input = wait_for_input && state.core.failure().is_none();
             if let (true, false, Some(key)) = (wait_for_input, state.armed, self.key.get()) {
                 let is_quiet = state.reader.as_deref().is_none_or(Reader::begin_to_wait);

@@ -268,7 +268,9 @@ impl Link {
             }
             linger = Instant::now() + LINGER;
         }
-        state
+        // Its last handler may have answered as the connection came to its end, or what it has read may have let
+        // something go; and nobody else may come to write.
+        self.flush_or_leave(state)
     }
 
     fn park<'a>(

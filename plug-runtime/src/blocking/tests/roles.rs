@@ -147,3 +147,29 @@ fn c4_a_cancelled_stream_tells_the_other_side_also_while_nobody_reads_it() {
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(stream.next().is_none());
 }
+
+/// A worker of the host reads, as it has just served a call, and what it reads lets the rest of a request go. It has
+/// nothing more to do then, and the host has no other thread.
+#[test]
+fn what_a_worker_has_let_go_as_its_side_leaves_is_sent() {
+    const METHODS: &[Method] = &[Method::unary("Call")];
+    for round in 0..20 {
+        let (link, mut other) =
+            pair_serving(METHODS, |call| call.unary(|request: String| Ok(request)));
+        let long = "x".repeat(300 << 10);
+        link.call_one_way(&unary(&link), &long).unwrap();
+        other.open_within(1, 0, "served");
+        other.write_all();
+        let (_, outcome) = other.next_outcome();
+        outcome.unwrap();
+        link.goodbye(Duration::from_secs(60));
+        // With the leave to send the rest of it.
+        let waiting = spawn(move || {
+            while !matches!(other.core.poll_event(), Some(Event::Request(_))) {
+                other.read_some();
+                other.write_all();
+            }
+        });
+        in_time(&waiting, &format!("the request of round {round}"));
+    }
+}
