@@ -520,30 +520,6 @@ impl Link {
         wakes.wake();
     }
 
-    /// Ends the calls whose deadlines have passed, for those that nobody waits for at the moment.
-    pub(super) fn expire(self: &Arc<Self>) {
-        let mut wakes = Wakes::default();
-        let mut state = self.lock();
-        let now = Instant::now();
-        state.with_taken(|core, taken| core.handle_timeout(now, taken));
-        let has_expired = state.core.has_events();
-        self.handle_events(&mut state, None, &mut wakes);
-        state = self.leave_errand(state, &mut wakes);
-        if has_expired {
-            // The other side is to learn of it, and nobody else may come to write.
-            state = self.flush_or_leave_some(state);
-        }
-        drop(state);
-        wakes.wake();
-    }
-
-    /// When the first of those comes.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let state = self.lock();
-        let is_busy = state.waiters.iter().any(|waiting| waiting.is_busy);
-        if is_busy || !state.inboxes.is_empty() { state.core.poll_timeout() } else { None }
-    }
-
     /// Runs one of the calls that the handler of this thread's own call makes in turn, and leaves the others to
     /// workers: it may wait for them. It leaves that one to them too where this thread runs as many already as its stack
     /// should hold.

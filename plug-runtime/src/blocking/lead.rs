@@ -159,8 +159,7 @@ impl Wakes {
 
     /// Takes away what users have to drop.
     pub(super) fn take_dropped(&mut self) -> Option<Box<Errand>> {
-        let errand = self.0.as_mut()?.errand.as_mut()?;
-        let dropped = std::mem::take(&mut errand.dropped);
+        let dropped = std::mem::take(&mut self.0.as_mut()?.errand.as_mut()?.dropped);
         (!dropped.is_empty()).then(|| Box::new(Errand { dropped, ..Errand::default() }))
     }
 

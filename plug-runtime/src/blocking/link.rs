@@ -338,10 +338,9 @@ impl State {
     /// Has what was to be sent dropped, once the connection is over and nothing can be written any more.
     pub(super) fn discard_unsent(&mut self) {
         let is_over = self.core.failure().is_some();
-        if let Some(writer) = self.writer.as_mut().filter(|writer| writer.output.is_none()) {
-            if is_over {
-                self.core.discard_unsent(&mut writer.taken);
-            }
+        let closed = self.writer.as_mut().filter(|writer| is_over && writer.output.is_none());
+        if let Some(writer) = closed {
+            self.core.discard_unsent(&mut writer.taken);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the watcher does for a connection, and how one ends.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::lead::{Lead, Wakes};
 use super::link::{Link, State};
@@ -113,6 +113,30 @@ impl Link {
             self.stand_in();
         }
         busy
+    }
+
+    /// Ends the calls whose deadlines have passed, for those that nobody waits for at the moment.
+    pub(super) fn expire(self: &Arc<Self>) {
+        let mut wakes = Wakes::default();
+        let mut state = self.lock();
+        let now = Instant::now();
+        state.with_taken(|core, taken| core.handle_timeout(now, taken));
+        let has_expired = state.core.has_events();
+        self.handle_events(&mut state, None, &mut wakes);
+        state = self.leave_errand(state, &mut wakes);
+        if has_expired {
+            // The other side is to learn of it, and nobody else may come to write.
+            state = self.flush_or_leave_some(state);
+        }
+        drop(state);
+        wakes.wake();
+    }
+
+    /// When the first of those comes.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let state = self.lock();
+        let is_busy = state.waiters.iter().any(|waiting| waiting.is_busy);
+        if is_busy || !state.inboxes.is_empty() { state.core.poll_timeout() } else { None }
     }
 
     /// Wakes the thread that reads although the connection is over, if it has not been woken. Says whether there is one.

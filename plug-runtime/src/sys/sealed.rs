@@ -79,7 +79,7 @@ mod linux {
     }
 
     /// The system may have its hands on some of the pages at this moment, to move them. It waits for itself, but for no longer
-    /// than 150 ms: of a program of 18 MB, on a busy machine, one in thirty loads has met with that.
+    /// than some 150 ms: a test with a program of 18 MB has met with that in two of three runs of the fault suite.
     fn add_seals(memory: &File, seals: SealFlags) -> Result<(), Errno> {
         let begin = Instant::now();
         loop {
