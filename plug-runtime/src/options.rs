@@ -141,6 +141,15 @@ impl<'a> Outbound<'a> {
         Outbound { method, kind, is_idempotent, deadline, made_at, within, metadata, cancel, span }
     }
 
+    /// Whether it carries nothing but its request and its time, and nothing but that ends it early.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.cancel.iter().all(Option::is_none)
+            && self.within == 0
+            && self.metadata.is_empty()
+            && self.span.is_none()
+    }
+
     /// The same call over another connection.
     pub(crate) fn over(&self, link: &Arc<Link>) -> Outbound<'a> {
         let within = call::current().and_then(|current| current.id_within(link)).unwrap_or(0);

@@ -170,7 +170,9 @@ impl Link {
         let mut within = 0;
         if let Some(extra) = &mut request.extra {
             within = extra.within;
-            extra.deadline = extra.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+            if extra.timeout.is_some() {
+                extra.arrive(Instant::now());
+            }
         }
         let task = Task::Request(request);
         if let Some(own) = own.filter(|own| own.call == Some(within)) {

@@ -17,7 +17,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -129,6 +130,9 @@ pub(super) struct State {
     pub(super) severed: bool,
     /// Whether the watcher has been told of the failure.
     pub(super) reported: bool,
+    /// How often the lock was taken, now included, and after how many of these nothing was going on as it was released.
+    pub(super) visits: u64,
+    pub(super) rested: u64,
 }
 
 impl Link {
@@ -171,6 +175,8 @@ impl Link {
                 rung: false,
                 severed: false,
                 reported: false,
+                visits: 0,
+                rested: 0,
             }),
             abandoned: Mutex::new(None),
             input,
@@ -188,8 +194,31 @@ impl Link {
         }))
     }
 
+    #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| self.break_down(poisoned.into_inner()))
+        let locked = self.state.lock();
+        let mut state = locked.unwrap_or_else(|poisoned| self.break_down(poisoned.into_inner()));
+        state.visits += 1;
+        state
+    }
+
+    /// Waits until something is to be done, or until the end of `at_most`. Says whether it is the latter.
+    pub(super) fn wait_for_work<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        at_most: Option<Duration>,
+    ) -> (MutexGuard<'a, State>, bool) {
+        let (mut state, timed_out) = match at_most {
+            None => (self.work.wait(state).unwrap_or_else(PoisonError::into_inner), false),
+            Some(at_most) => {
+                let waited = self.work.wait_timeout(state, at_most);
+                let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                (state, timeout.timed_out())
+            }
+        };
+        // It has the lock again.
+        state.visits += 1;
+        (state, timed_out)
     }
 
     /// Closes a connection whose lock was held by a thread that panicked: by a bug of ours, or in a message that

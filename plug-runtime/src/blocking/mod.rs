@@ -5,6 +5,7 @@
 //! process ([`watcher`]) looks after everything that nobody waits for: ends of processes, stderr, pipes
 //! that are idle or full, and handlers that take so long that somebody else must read.
 
+mod alone;
 mod caller;
 mod describe;
 mod dispatch;
@@ -30,6 +31,7 @@ mod stand_in;
 mod supervisor;
 mod upkeep;
 mod waiter;
+mod waiting;
 mod watcher;
 mod worker;
 mod writing;

@@ -45,15 +45,35 @@ impl Link {
         let writer = if flushed == Flushed::Full { state.writer.take() } else { None };
         reader.borrow(&mut state.core, &self.input);
         drop(state);
+        let read = self.read(reader, writer, patience);
+        self.take_read(self.lock(), reader, read)
+    }
+
+    /// Takes what arrives next, waiting for it as long as the patience lasts. Who waits for a writer as well gives that role
+    /// back.
+    pub(super) fn read(
+        self: &Arc<Self>,
+        reader: &mut Reader,
+        writer: Option<Box<Writer>>,
+        patience: &Patience<'_>,
+    ) -> io::Result<Option<usize>> {
         let (mut target, ring) = reader.target();
-        let read = match ring {
+        match ring {
             None if writer.is_none() && patience.is_endless() => {
                 self.interrupt.read(&self.input, |input| target.read(input))
             }
             None => self.wait_and_read(writer, patience, target),
             Some(input) => self.wait_and_read_ring(input, writer, patience, target),
-        };
-        state = self.lock();
+        }
+    }
+
+    /// Hands what was read to the core.
+    pub(super) fn take_read<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        reader: &mut Reader,
+        read: io::Result<Option<usize>>,
+    ) -> MutexGuard<'a, State> {
         self.take_input(&mut state, reader, read);
         if state.owes_bell {
             // Now: this thread may soon be busy with what it has read.

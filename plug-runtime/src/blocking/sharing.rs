@@ -53,6 +53,11 @@ pub(super) struct RingInput {
 }
 
 impl Shared {
+    /// Whether this host wants memory, and has had no answer.
+    pub(super) fn is_wished_for(&self) -> bool {
+        self.wish.is_some()
+    }
+
     /// Whether [`take_output`](Self::take_output) has something.
     pub(super) fn has_output(&self) -> bool {
         self.from.is_some()
@@ -68,9 +73,11 @@ impl Shared {
 impl State {
     /// Says what a host wants, once the plugin has said hello.
     pub(super) fn wish_for_memory(&mut self, wish: Wish) {
-        self.shared.may_poll = wish.may_poll;
-        self.shared.wish = Some(wish);
-        self.ask_for_memory(0);
+        if self.core.can_share() {
+            self.shared.may_poll = wish.may_poll;
+            self.shared.wish = Some(wish);
+            self.ask_for_memory(0);
+        }
     }
 
     /// Notes that so many calls of this side have ended. After enough of them a host asks for memory: it is for

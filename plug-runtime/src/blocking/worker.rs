@@ -12,13 +12,14 @@
 //! nobody has read, or a request has waited, since the tick before.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::lead::{Errand, Lead, Wakes};
 use super::link::{Link, State};
 use super::messages::Messages;
 use super::patience::Patience;
+use super::writing::Flushed;
 use crate::call::{CallState, Start};
 use crate::error::{Code, Delivery, Error};
 use crate::incoming::Outcome;
@@ -101,6 +102,11 @@ impl Workers {
             }
         }
         hopeless
+    }
+
+    /// Whether nothing waits for a worker, and none has been called.
+    pub(super) fn has_nothing_to_do(&self) -> bool {
+        !self.is_waited_for() && self.undropped_since.is_none() && self.called == 0
     }
 
     pub(super) fn has_queue(&self) -> bool {
@@ -193,7 +199,7 @@ impl Link {
         state.workers.threads += 1;
         state = self.work(state, true);
         while state.workers.running > 0 {
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            (state, _) = self.wait_for_work(state, None);
         }
         drop(state);
         self.flush_to_the_end();
@@ -232,17 +238,18 @@ impl Link {
             }
             state.workers.unsent_since = None;
             let may_read = is_plugin || (state.waiters.is_empty() && Instant::now() < linger);
+            if is_plugin {
+                let flushed;
+                (state, flushed) = self.flush(state, usize::MAX);
+                if flushed == Flushed::Done && state.is_at_rest() && self.dispatch.get().is_some() {
+                    state = self.serve_alone(state, &mut worker);
+                    continue;
+                }
+            }
             if let Some(mut lead) = may_read.then(|| Lead::take(self, &mut state, None)).flatten() {
                 let patience = Patience::until_then((!is_plugin).then_some(linger));
                 state = self.flush_and_read(state, &mut lead, &patience);
-                let mut wakes = Wakes::default();
-                lead.handle_events(&mut state, &mut wakes);
-                lead.release(&mut state, &mut wakes);
-                if !wakes.is_empty() {
-                    drop(state);
-                    wakes.wake();
-                    state = self.lock();
-                }
+                state = self.bring(state, lead);
                 continue;
             }
             state = self.flush_or_leave(state);
@@ -258,7 +265,7 @@ impl Link {
             }
             state.workers.parked += 1;
             let timed_out;
-            (state, timed_out) = self.park(state, is_first);
+            (state, timed_out) = self.wait_for_work(state, (!is_first).then_some(PARKED_FOR));
             state.workers.parked -= 1;
             state.workers.called = state.workers.called.saturating_sub(1);
             // Whoever was busy may have left replies behind.
@@ -273,17 +280,21 @@ impl Link {
         self.flush_or_leave(state)
     }
 
-    fn park<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        is_first: bool,
-    ) -> (MutexGuard<'a, State>, bool) {
-        if is_first {
-            return (self.work.wait(state).unwrap_or_else(PoisonError::into_inner), false);
+    /// Brings what this thread has read to whom it concerns, and gives the role of reading back.
+    pub(super) fn bring<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        mut lead: Lead<'a>,
+    ) -> MutexGuard<'a, State> {
+        let mut wakes = Wakes::default();
+        lead.handle_events(&mut state, &mut wakes);
+        lead.release(&mut state, &mut wakes);
+        if !wakes.is_empty() {
+            drop(state);
+            wakes.wake();
+            state = self.lock();
         }
-        let waited = self.work.wait_timeout(state, PARKED_FOR);
-        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        (state, timeout.timed_out())
+        state
     }
 
     pub(super) fn run_task<'a>(
@@ -306,27 +317,42 @@ impl Link {
     fn run_handler<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
-        mut request: Request,
+        request: Request,
         worker: &mut Worker,
     ) -> MutexGuard<'a, State> {
-        let Some(dispatch) = self.dispatch.get() else {
-            unreachable!("a side that serves nothing has no methods to call");
-        };
         let call = request.call;
         if !state.core.is_served(call) {
             // Its caller has cancelled it since it was taken out of the queue, and was told that it does not run.
             drop(state.drop_inbox(call));
             return state;
         }
-        let extra = request.extra.take();
-        let deadline = extra.as_ref().and_then(|extra| extra.deadline);
+        let deadline = request.extra.as_ref().and_then(|extra| extra.deadline);
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             state.refuse_late(call);
             return state;
         }
         let messages =
             request.has_stream.then(|| Box::new(Messages::of_requests(self.clone(), call)));
-        let start = Start { id: call, link: self, extra };
+        let outcome;
+        (state, outcome) = self.handle(state, request, messages, worker);
+        self.answer(&mut state, call, outcome, worker);
+        state
+    }
+
+    /// Runs the handler of a call, without the lock. `messages` is the stream of requests of a method that takes one.
+    #[inline]
+    pub(super) fn handle<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        mut request: Request,
+        messages: Option<Box<Messages>>,
+        worker: &mut Worker,
+    ) -> (MutexGuard<'a, State>, Outcome) {
+        let Some(dispatch) = self.dispatch.get() else {
+            unreachable!("a side that serves nothing has no methods to call");
+        };
+        let call = request.call;
+        let start = Start { id: call, link: self, extra: request.extra.take() };
         let nobody = WeakPeer::default();
         let peer = self.peer.get().unwrap_or(&nobody);
         let current = dispatch.begin(worker.call.take(), request.method, start, peer);
@@ -340,19 +366,27 @@ impl Link {
         let outcome = dispatch.run(request, messages, current, buffer, self.decode_limit());
         state = self.lock();
         state.workers.end_running();
+        (state, outcome)
+    }
+
+    /// Answers a call whose handler has returned, or begins the stream that it has returned.
+    pub(super) fn answer(
+        self: &Arc<Self>,
+        state: &mut State,
+        call: u64,
+        outcome: Outcome,
+        worker: &mut Worker,
+    ) {
         match outcome {
             Outcome::Answer(answer) => {
-                worker.call = state.running.remove(call);
-                worker.buffer = state.core.reply(call, answer);
-                if is_large(worker.buffer.capacity()) {
-                    worker.buffer = Vec::new();
-                }
+                let current = state.running.remove(call);
+                let buffer = state.core.reply(call, answer);
+                worker.keep(current, buffer);
                 state.workers.note_unsent();
-                self.note_served(&mut state);
+                self.note_served(state);
             }
-            Outcome::Stream(source) => self.begin_responses(&mut state, call, source),
+            Outcome::Stream(source) => self.begin_responses(state, call, source),
         }
-        state
     }
 
     #[inline(never)]
@@ -463,6 +497,18 @@ pub(super) struct Worker {
     /// For responses.
     buffer: Vec<u8>,
     call: Option<Arc<CallState>>,
+}
+
+impl Worker {
+    /// Keeps what the next handler can use: what the last one saw of its call, and the buffer of its response.
+    #[inline]
+    pub(super) fn keep(&mut self, call: Option<Arc<CallState>>, mut buffer: Vec<u8>) {
+        self.call = call;
+        if !is_large(buffer.capacity()) {
+            buffer.clear();
+            self.buffer = buffer;
+        }
+    }
 }
 
 /// How many workers wait for something to do, and how long. More than that end, and after that.

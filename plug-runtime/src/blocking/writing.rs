@@ -1,7 +1,7 @@
 //! Bytes from the core to a pipe, or to memory that both sides share.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::link::{Link, State};
@@ -104,7 +104,7 @@ impl Link {
             if flushed == Flushed::NoRoom {
                 // Nobody may be reading any more here, and hear the bell; or nobody may be there to ring it.
                 self.look_at_output(&mut state);
-                state = wait_briefly(&self.work, state);
+                (state, _) = self.wait_for_work(state, BRIEFLY);
                 continue;
             }
             let Some(writer) = state.writer.take_if(|_| flushed == Flushed::Full) else {
@@ -112,7 +112,7 @@ impl Link {
                     return;
                 }
                 // Another thread has taken what is left. If this one ended the process now, it would not be sent.
-                state = wait_briefly(&self.work, state);
+                (state, _) = self.wait_for_work(state, BRIEFLY);
                 continue;
             };
             drop(state);
@@ -206,6 +206,12 @@ impl Link {
         if writer.taken.is_empty() || writer.taken.len() > WRITTEN_UNDER_LOCK {
             return false;
         }
+        self.write_taken(state, writer)
+    }
+
+    /// Writes what was taken, with the lock held. Says whether that is all there is to do.
+    #[inline]
+    pub(super) fn write_taken(self: &Arc<Self>, state: &mut State, writer: &mut Writer) -> bool {
         let Some(output) = &writer.output else { return false };
         let mut put = match writer.ring.as_deref_mut() {
             None => Put::Pipe { pipe: output, most: u64::MAX },
@@ -392,10 +398,7 @@ impl State {
 }
 
 /// For what is over in a moment and not announced.
-fn wait_briefly<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    let waited = condition.wait_timeout(state, Duration::from_millis(1));
-    waited.unwrap_or_else(PoisonError::into_inner).0
-}
+const BRIEFLY: Option<Duration> = Some(Duration::from_millis(1));
 
 /// For how many ticks of 2 ms.
 const KEPT_FOR: u32 = 50;

@@ -27,6 +27,10 @@ impl CallSpan {
         CallSpan((!span.is_none()).then(|| Arc::new(span)))
     }
 
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     pub(super) fn get(&self) -> Option<&Span> {
         self.0.as_deref()
     }

@@ -76,6 +76,13 @@ pub(crate) struct Extra {
     pub(crate) metadata: Vec<(String, Bytes)>,
 }
 
+impl Extra {
+    /// Notes when it came: the caller waits from then on.
+    pub(crate) fn arrive(&mut self, now: Instant) {
+        self.deadline = self.timeout.and_then(|timeout| now.checked_add(timeout));
+    }
+}
+
 /// What becomes of a [`Request`].
 #[derive(Debug)]
 pub(crate) enum Answer {

@@ -121,7 +121,7 @@ pub(crate) fn none_for(what: &str, len: u64) -> Error {
 }
 
 /// The longest message that is copied without a question.
-const SMALL: usize = 4 << 10;
+pub(super) const SMALL: usize = 4 << 10;
 
 /// Has this thread be without memory, in tests.
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! nothing of ours but the error type. `tests/tidy.rs` holds it to that. `PROTOCOL.md` is the
 //! normative description of what is implemented here.
 
+mod alone;
 mod call;
 mod command;
 mod connection;

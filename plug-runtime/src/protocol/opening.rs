@@ -100,7 +100,7 @@ impl Connection {
 
     /// The id of a new call, and where its first frame begins.
     #[inline]
-    fn next_call(&mut self) -> (u64, u64) {
+    pub(super) fn next_call(&mut self) -> (u64, u64) {
         let call = self.next_call;
         self.next_call += 2;
         (call, self.outbox.position())
@@ -123,7 +123,7 @@ impl Connection {
     }
 
     #[inline]
-    fn note_made(
+    pub(super) fn note_made(
         &mut self,
         opening: &Opening<'_>,
         call: u64,
@@ -182,7 +182,7 @@ impl Connection {
 
     /// How much time a call has, for the other side. A call without any left still says so: 0 would mean that it
     /// has all the time there is.
-    fn timeout_us(&self, opening: &Opening<'_>) -> u64 {
+    pub(super) fn timeout_us(&self, opening: &Opening<'_>) -> u64 {
         let Some((deadline, now)) = opening.deadline.filter(|_| self.features.deadline) else {
             return 0;
         };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::call::ById;
 use super::flow::Allowance;
-use super::frame::{Frame, kind};
+use super::frame::{Frame, ShortHead, kind};
 use super::long::Long;
 use super::memory::{KEPT_AT_MOST, reclaim};
 use super::output::{Output, Piece};
@@ -144,7 +144,23 @@ impl Outbox {
         payload(ready);
         debug_assert_eq!(ready.len() - head_end, payload_len, "the announced length");
         let len = ready.len() - before;
-        self.pushed(frame, len)
+        self.pushed(frame.kind, frame.call, len)
+    }
+
+    /// Puts a frame straight into what is written next, which is empty, as is all that is queued here.
+    #[inline]
+    pub(super) fn push_alone(
+        &mut self,
+        out: &mut Output,
+        head: &ShortHead,
+        payload_len: usize,
+        payload: impl FnOnce(&mut Vec<u8>),
+    ) -> SentAt {
+        let bytes = out.bytes();
+        head.encode(payload_len, bytes);
+        payload(bytes);
+        let len = bytes.len();
+        self.pushed(head.kind, head.call, len)
     }
 
     /// Queues a whole frame whose payload are the next `payload_len` bytes of a message, which are not copied.
@@ -157,14 +173,14 @@ impl Outbox {
         let before = self.ready.len();
         frame.encode_head(payload_len, 0, self.ready.bytes());
         message.take(payload_len, |part, is_own| self.ready.push(frame.call, part, is_own));
-        self.pushed(frame, self.ready.len() - before)
+        self.pushed(frame.kind, frame.call, self.ready.len() - before)
     }
 
     #[inline]
-    fn pushed(&mut self, frame: &Frame<'_>, len: usize) -> SentAt {
+    fn pushed(&mut self, kind: u32, call: u64, len: usize) -> SentAt {
         self.queued += len as u64;
-        if frame.kind == kind::END {
-            self.ends.push_back((self.queued, frame.call));
+        if kind == kind::END {
+            self.ends.push_back((self.queued, call));
         }
         SentAt::Position(self.queued)
     }
@@ -331,7 +347,6 @@ impl Outbox {
     }
 
     /// Whether nothing is left of any call.
-    #[cfg(any(test, fuzzing))]
     pub(super) fn is_bare(&self) -> bool {
         let queues = [&self.turns, &self.starved, &self.congested];
         self.ready.is_empty()

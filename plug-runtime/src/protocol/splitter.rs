@@ -86,6 +86,13 @@ impl Splitter {
         behind.split_at_checked(len)
     }
 
+    /// The only frame of `bytes`, if they are that and nothing is left from before.
+    #[inline]
+    pub(super) fn only<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let (frame, behind) = self.first(bytes)?;
+        behind.is_empty().then_some(frame)
+    }
+
     /// Notes that so many bytes were handled.
     #[inline]
     pub(super) fn pass(&mut self, bytes: usize) {

@@ -12,6 +12,8 @@ mod survivor;
 mod world;
 
 #[cfg(test)]
+mod alone;
+#[cfg(test)]
 mod calls;
 #[cfg(test)]
 mod cancel;
