@@ -16,13 +16,13 @@ use super::caller::Unwinding;
 use super::lead::Lead;
 use super::link::{Link, State};
 use super::patience::Patience;
-use super::roles::Reader;
+use super::roles::{Reader, Writer};
 use super::worker::Worker;
 use crate::error::Result;
 use crate::incoming::Outcome;
 use crate::options::Outbound;
 use crate::protocol::{Answer, Request};
-use crate::sys::pipe;
+use crate::sys::pipe::{self, Written};
 
 impl Link {
     /// Makes a call with a request of `len` bytes, encoded, if it is alone. If not, nothing has happened, and the lock is
@@ -61,23 +61,22 @@ impl Link {
         call: u64,
         patience: &Patience<'_>,
     ) -> Result<Bytes> {
-        let is_written = self.write_alone(&mut state);
-        let lead = if is_written { Lead::take(self, &mut state, Some(call)) } else { None };
-        let Some(mut lead) = lead else {
+        if !self.write_alone(&mut state) {
             return self.wait_for_reply(state, call, patience);
-        };
-        let visits = state.visits;
+        }
+        let mut alone = Alone::begin(self, &mut state, Some(call));
         drop(state);
-        let read = self.read_alone(&mut lead, patience);
+        let read = alone.read(patience);
         state = self.lock();
-        if let Some(bytes) = state.alone(visits, &lead, &read) {
+        if let Some(bytes) = alone.has_read(&mut state, &read) {
             if let Some(response) = state.core.take_alone_response(call, bytes) {
-                state.take_back(&mut lead);
+                alone.end(&mut state);
                 state.rested = state.visits;
                 return Ok(response);
             }
         }
-        state = self.take_late(state, &mut lead, read);
+        let lead;
+        (state, lead) = alone.go_on(state, Some(call), read);
         self.lead_to_reply(state, lead, call, patience, true)
     }
 
@@ -87,25 +86,25 @@ impl Link {
         mut state: MutexGuard<'a, State>,
         worker: &mut Worker,
     ) -> MutexGuard<'a, State> {
-        while let Some(mut lead) = Lead::take(self, &mut state, None) {
-            let visits = state.visits;
+        loop {
+            let mut alone = Alone::begin(self, &mut state, None);
             drop(state);
-            let read = self.read_alone(&mut lead, &Patience::endless());
+            let read = alone.read(&Patience::endless());
             state = self.lock();
-            let bytes = state.alone(visits, &lead, &read);
+            let bytes = alone.has_read(&mut state, &read);
             let request = bytes.and_then(|bytes| state.core.take_alone_request(bytes));
             let Some(request) = request else {
-                state = self.take_late(state, &mut lead, read);
+                let lead;
+                (state, lead) = alone.go_on(state, None, read);
                 return self.bring(state, lead);
             };
-            state.take_back(&mut lead);
+            alone.end(&mut state);
             let is_done;
             (state, is_done) = self.run_alone(state, request, worker);
             if !is_done {
-                break;
+                return state;
             }
         }
-        state
     }
 
     /// Runs the handler of a call, and sends its response. Says whether the connection is at rest then.
@@ -138,41 +137,116 @@ impl Link {
         (state, is_done)
     }
 
-    /// Takes what was read, where that is not what a call that is alone has brought.
-    #[cold]
-    fn take_late<'a>(
-        self: &'a Arc<Self>,
-        state: MutexGuard<'a, State>,
-        lead: &mut Lead<'_>,
-        read: io::Result<Option<usize>>,
-    ) -> MutexGuard<'a, State> {
-        match lead.reader.as_deref_mut() {
-            Some(reader) => self.take_read(state, reader, read),
-            None => state,
-        }
-    }
-
     /// Writes what a call that is alone has to say. Says whether that is all; if not, the general way goes on.
     #[inline]
     fn write_alone(self: &Arc<Self>, state: &mut State) -> bool {
+        let State { core, writer: Some(writer), .. } = state else { return false };
+        let Writer { output: Some(output), ring: None, taken, .. } = &mut **writer else {
+            return self.write_alone_elsewhere(state);
+        };
+        let bytes = taken.whole().unwrap_or_default();
+        let len = bytes.len();
+        let written = pipe::write(&*output, bytes);
+        if written != Written::Bytes(len) {
+            return self.note_written_in_part(state, written);
+        }
+        core.advance(taken, len);
+        taken.clear();
+        true
+    }
+
+    /// The same where it goes to shared memory.
+    #[inline(never)]
+    fn write_alone_elsewhere(self: &Arc<Self>, state: &mut State) -> bool {
         let Some(mut writer) = state.writer.take() else { return false };
         let is_written = self.write_taken(state, &mut writer);
         state.writer = Some(writer);
         is_written
     }
+}
+
+/// The role of reading, of a thread that reads for a call that is alone, or waits for one. It is not lost when that unwinds.
+struct Alone<'a> {
+    link: &'a Arc<Link>,
+    /// `None` once it was given back.
+    reader: Option<Box<Reader>>,
+    /// How often the lock had been taken then.
+    visits: u64,
+}
+
+impl<'a> Alone<'a> {
+    /// Takes the role, on a connection at rest, where nobody has it.
+    #[inline]
+    fn begin(link: &'a Arc<Link>, state: &mut State, call: Option<u64>) -> Alone<'a> {
+        debug_assert!(state.reader.is_some() && !state.armed && !state.input_ended);
+        state.leading = call;
+        Alone { link, reader: state.reader.take(), visits: state.visits }
+    }
 
     /// Waits for the next bytes, and takes them.
     #[inline]
-    fn read_alone(
-        self: &Arc<Self>,
-        lead: &mut Lead<'_>,
-        patience: &Patience<'_>,
-    ) -> io::Result<Option<usize>> {
-        let Some(reader) = lead.reader.as_deref_mut() else { return Ok(None) };
+    fn read(&mut self, patience: &Patience<'_>) -> io::Result<Option<usize>> {
+        let Some(reader) = self.reader.as_deref_mut() else { return Ok(None) };
+        let Link { interrupt, input, .. } = &**self.link;
         if reader.ring.is_none() && patience.is_endless() {
-            return self.interrupt.read(&self.input, |input| pipe::read(input, &mut reader.buffer));
+            return interrupt.read(input, |input| pipe::read(input, &mut reader.buffer));
         }
-        self.read(reader, None, patience)
+        self.link.read(reader, None, patience)
+    }
+
+    /// What was read, if nothing else has happened meanwhile.
+    #[inline]
+    fn has_read(&self, state: &mut State, read: &io::Result<Option<usize>>) -> Option<&[u8]> {
+        let reader = self.reader.as_deref()?;
+        let Ok(Some(len)) = *read else { return None };
+        if state.visits != self.visits + 1 {
+            return None;
+        }
+        if let Some(input) = &reader.ring {
+            state.owes_bell |= input.ring.must_wake();
+            if state.owes_bell || input.bells_in_vain > 0 {
+                return None;
+            }
+        }
+        // Whoever fills the buffer gets a larger one.
+        let is_usual = 0 < len && len < reader.buffer.len();
+        is_usual.then(|| &reader.buffer[..len])
+    }
+
+    /// Gives the role back, after a read that has brought what it was to bring and nothing else.
+    #[inline]
+    fn end(mut self, state: &mut State) {
+        state.reader = self.reader.take();
+        state.leading = None;
+        state.heard = true;
+        state.active = true;
+        state.workers.note_free();
+    }
+
+    /// Goes over to the general way, after a read that has brought something else.
+    #[cold]
+    fn go_on(
+        mut self,
+        state: MutexGuard<'a, State>,
+        call: Option<u64>,
+        read: io::Result<Option<usize>>,
+    ) -> (MutexGuard<'a, State>, Lead<'a>) {
+        let mut lead = Lead::with(self.link, self.reader.take(), call);
+        let state = match lead.reader.as_deref_mut() {
+            Some(reader) => self.link.take_read(state, reader, read),
+            None => state,
+        };
+        (state, lead)
+    }
+}
+
+impl Drop for Alone<'_> {
+    /// Reached with the role only while the thread unwinds.
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            self.link.abandon(reader, Vec::new());
+        }
     }
 }
 
@@ -217,40 +291,6 @@ impl State {
             && self.ticking
             && !self.shared.is_wished_for();
         can_read && can_write && has_no_others && is_usual && self.core.is_at_rest()
-    }
-
-    /// What was read, if nothing else has happened since the lock was taken for the `visits`th time.
-    #[inline]
-    fn alone<'a>(
-        &mut self,
-        visits: u64,
-        lead: &'a Lead<'_>,
-        read: &io::Result<Option<usize>>,
-    ) -> Option<&'a [u8]> {
-        let reader: &Reader = lead.reader.as_deref()?;
-        let Ok(Some(len)) = *read else { return None };
-        if self.visits != visits + 1 {
-            return None;
-        }
-        if let Some(input) = &reader.ring {
-            self.owes_bell |= input.ring.must_wake();
-            if self.owes_bell || input.bells_in_vain > 0 {
-                return None;
-            }
-        }
-        // Whoever fills the buffer gets a larger one.
-        let is_usual = 0 < len && len < reader.buffer.len();
-        is_usual.then(|| &reader.buffer[..len])
-    }
-
-    /// Takes the role of reading back, after a read that has brought what it was to bring and nothing else.
-    #[inline]
-    fn take_back(&mut self, lead: &mut Lead<'_>) {
-        self.reader = lead.reader.take();
-        self.leading = None;
-        self.heard = true;
-        self.active = true;
-        self.workers.note_free();
     }
 
     #[inline]

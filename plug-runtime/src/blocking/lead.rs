@@ -61,7 +61,16 @@ impl<'a> Lead<'a> {
             watcher::disarm(*key, Source::Input, &link.input);
         }
         state.leading = call;
-        Some(Lead { link, reader: Some(reader), own: Own { call, ..Own::default() } })
+        Some(Lead::with(link, Some(reader), call))
+    }
+
+    #[inline]
+    pub(super) fn with(
+        link: &'a Arc<Link>,
+        reader: Option<Box<Reader>>,
+        call: Option<u64>,
+    ) -> Lead<'a> {
+        Lead { link, reader, own: Own { call, ..Own::default() } }
     }
 
     pub(super) fn handle_events(&mut self, state: &mut State, wakes: &mut Wakes) {

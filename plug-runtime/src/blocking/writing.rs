@@ -232,6 +232,24 @@ impl Link {
         !state.core.has_output()
     }
 
+    /// Notes what has become of bytes that a pipe has not taken as a whole. Says that there is more to do.
+    #[cold]
+    pub(super) fn note_written_in_part(
+        self: &Arc<Self>,
+        state: &mut State,
+        written: Written,
+    ) -> bool {
+        let Some(mut writer) = state.writer.take() else { return false };
+        if let Written::Bytes(bytes) | Written::Part(bytes) = written {
+            state.core.advance(&mut writer.taken, bytes);
+        }
+        if written == Written::Broken {
+            self.give_up_output(&mut writer);
+        }
+        state.writer = Some(writer);
+        false
+    }
+
     /// Writes what is queued, in at most `writes` goes.
     #[inline(never)]
     fn write_all<'a>(

@@ -76,7 +76,9 @@ impl Connection {
         }
         let response = Bytes::copy_from_slice(payload);
         self.splitter.pass(bytes.len());
-        self.remove_made(call);
+        // It is the only one, with or without a deadline.
+        self.deadlines.clear();
+        self.made.drop_one(call);
         Some(response)
     }
 
