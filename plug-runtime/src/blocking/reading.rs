@@ -33,6 +33,13 @@ impl Link {
         }
         let flushed;
         (state, flushed) = self.flush(state, usize::MAX);
+        if state.workers.has_queue() {
+            // What was written has made room for a stream. A worker goes on with it; if this is a caller, somebody else does.
+            if lead.own.call.is_none() {
+                return state;
+            }
+            state = self.hire(state);
+        }
         if state.left.is_some() || state.core.has_events() {
             return state;
         }

@@ -69,3 +69,73 @@ fn streams_that_wait_keep_no_thread_from_another_stream_however_few_calls_are_se
         assert!(in_time(&called, "the call to end").is_err());
     }
 }
+
+/// A plugin that serves, without a watcher that would come to its help, and the host's end.
+fn unwatched_plugin(
+    methods: &'static [Method],
+    serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static,
+) -> (Arc<Link>, mpsc::Receiver<()>, Other) {
+    let (input, host_output) = pipe::pair().unwrap();
+    let (host_input, output) = pipe::pair().unwrap();
+    let service = Offered { name: "a.B", magic: "", version: 0, methods, descriptors: b"" };
+    let host = Hello::new(text("host"), String::new()).with_features(&[]);
+    let services = service_infos([&service].into_iter());
+    let plugin = Hello { services, ..host.clone() };
+    let link = Link::new(Connection::new(Side::Plugin, plugin, None), input, output, false);
+    let link = link.unwrap();
+    link.offer(vec![Offers {
+        services: vec![service],
+        serve: Arc::new(move |_, call| serve(call)),
+    }]);
+    let core = Connection::new(Side::Host, host, None);
+    let mut other = Other { core, input: host_input, output: host_output };
+    other.write_all();
+    link.greet(Vec::new, || Ok(())).unwrap();
+    let plugin = link.clone();
+    let served = spawn(move || {
+        {
+            let mut state = plugin.lock();
+            state.core.accept();
+            state.core.ready();
+        }
+        plugin.serve();
+    });
+    other.read_until(|event| matches!(event, Event::Ready));
+    (link, served, other)
+}
+
+/// A worker that has written so much that a stream may go on does so, and does not sleep before. Nobody would wake it.
+#[test]
+fn a_stream_goes_on_once_there_is_room() {
+    const METHODS: &[Method] = &[Method::server_streaming("Watch")];
+    let items = || crate::Stream::new((0..5000).map(|_| vec![7; 1000]));
+    let (link, served, mut other) =
+        unwatched_plugin(METHODS, move |call| call.server_streaming(|()| Ok(items())));
+    let opening = Opening { method: 1, streams_responses: true, ..Opening::default() };
+    other.core.open(&opening, Some(&())).unwrap();
+    other.write_all();
+    wait_for(&link, "the pipe to be full", |state| {
+        state.reader.is_none() && state.writer.is_none()
+    });
+    let mut arrived = 0;
+    loop {
+        match other.read_until(|event| matches!(event, Event::Message { .. } | Event::Reply { .. }))
+        {
+            Event::Message { call, cost, .. } => {
+                arrived += 1;
+                other.core.consume(call, cost);
+                if other.core.has_output() {
+                    other.write_all();
+                }
+            }
+            Event::Reply { outcome, .. } => {
+                outcome.unwrap();
+                break;
+            }
+            other => unreachable!("{other:?}"),
+        }
+    }
+    assert_eq!(arrived, 5000);
+    drop(other);
+    in_time(&served, "the plugin to end");
+}
