@@ -148,3 +148,87 @@ const NUMBER: u8 = wire::VARINT;
 
 /// More than a head takes: a length of two bytes, five fields of a tag and at most ten bytes, and the head of a payload.
 const SCRATCH: usize = 64;
+
+/// Whatever bytes are read as a short frame, the general way reads the same from them.
+#[cfg(any(test, fuzzing))]
+pub(in crate::protocol) fn is_read_alike(bytes: &[u8]) -> bool {
+    use super::Frame;
+    let general = Frame::decode(bytes).ok();
+    let end = decode_short_end(bytes).map(|(call, payload)| Frame {
+        kind: kind::END,
+        call,
+        flags: flag::LAST,
+        payload,
+        ..Frame::default()
+    });
+    let open = decode_short_open(bytes).map(|(head, payload)| {
+        let ShortHead { kind, call, method, timeout_us, flags } = head;
+        Frame { kind, call, method, timeout_us, flags, payload, ..Frame::default() }
+    });
+    [end, open].into_iter().flatten().all(|short| Some(short) == general)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Frame;
+    use super::*;
+
+    #[test]
+    fn short_frames_are_the_bytes_of_any_frame_and_are_read_alike() {
+        let calls = [1, 2, 0x7f, 0x80, 0x3fff, 0x4000, 1 << 21, u64::MAX];
+        let timeouts = [0, 1, 0x80, 1 << 40, u64::MAX];
+        let lens = [0, 1, 0x60, 0x70, 0x7f, 0x80, 4096];
+        for (call, timeout_us, len) in calls.iter().flat_map(|&call| {
+            timeouts.iter().flat_map(move |&timeout| lens.map(|len| (call, timeout, len)))
+        }) {
+            let payload = vec![7; len];
+            let flags = flag::LAST | flag::HALF_CLOSE;
+            for method in [1, 0x80, u32::MAX] {
+                let head = ShortHead { kind: kind::OPEN, call, method, timeout_us, flags };
+                let frame =
+                    Frame { kind: kind::OPEN, call, method, timeout_us, flags, ..Frame::default() };
+                let bytes = encoded_alike(&head, &Frame { payload: &payload, ..frame });
+                assert_eq!(decode_short_open(&bytes), Some((head, &payload[..])));
+                assert!(is_read_alike(&bytes));
+            }
+            let flags = flag::LAST;
+            let head = ShortHead { kind: kind::END, call, method: 0, timeout_us: 0, flags };
+            let frame =
+                Frame { kind: kind::END, call, flags, payload: &payload, ..Frame::default() };
+            let bytes = encoded_alike(&head, &frame);
+            assert_eq!(decode_short_end(&bytes), Some((call, &payload[..])));
+            assert!(is_read_alike(&bytes));
+        }
+    }
+
+    /// The frame without its length, which both write.
+    fn encoded_alike(head: &ShortHead, frame: &Frame<'_>) -> Vec<u8> {
+        let (mut short, mut general) = (vec![9; 3], vec![9; 3]);
+        head.encode(frame.payload.len(), &mut short);
+        short.extend_from_slice(frame.payload);
+        frame.encode(&mut general);
+        assert_eq!(short, general, "{frame:?}");
+        let Varint::Value(len, prefix) = read_varint(&general[3..]) else { panic!("no length") };
+        assert_eq!(len as usize, general.len() - 3 - prefix);
+        general.split_off(3 + prefix)
+    }
+
+    /// Each byte in turn is another one, is missing, or is the last.
+    #[test]
+    fn what_is_nearly_a_short_frame_is_read_alike_or_not_at_all() {
+        let open = [8, 2, 16, 0x81, 1, 24, 3, 32, 0x80, 8, 48, 3, 0x7a, 2, 1, 2];
+        let end = [8, 4, 16, 0x81, 1, 48, 1, 0x7a, 2, 1, 2];
+        assert!(decode_short_open(&open).is_some() && decode_short_end(&end).is_some());
+        for bytes in [&open[..], &end] {
+            for at in 0..bytes.len() {
+                assert!(is_read_alike(&bytes[..at]));
+                assert!(is_read_alike(&[&bytes[..at], &bytes[at + 1..]].concat()));
+                for byte in 0..=255 {
+                    let mut other = bytes.to_vec();
+                    other[at] = byte;
+                    assert!(is_read_alike(&other), "{other:02x?}");
+                }
+            }
+        }
+    }
+}

@@ -9,11 +9,13 @@ use super::world::{Step, World};
 use super::*;
 use crate::choices::Choices;
 use crate::protocol::FRAGMENT;
+use crate::protocol::frame::is_read_alike;
 
 const SIDES: [Side; 2] = [Side::Host, Side::Plugin];
 
-/// A side hears frames and garbage, and its users do this and that in between.
+/// A side hears frames and garbage, and its users do this and that in between. Short frames are read as any others.
 pub(crate) fn frames(data: &[u8]) {
+    assert!(is_read_alike(data), "{data:02x?}");
     let mut choices = Choices::new(data);
     let mut survivor = survivor(&mut choices);
     while !choices.are_over() {
