@@ -9,6 +9,12 @@ pub fn allowed() -> Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
 }
 
+/// Why two sides cannot have a core each, if so.
+pub fn lack_of_two() -> Option<String> {
+    let has_two = allowed().is_ok_and(|cores| cores.len() > 1);
+    (!has_two).then(|| "there is one core only".to_owned())
+}
+
 /// Pins this thread to a core until this is dropped.
 pub struct Pinned {
     before: CpuSet,

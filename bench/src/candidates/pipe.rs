@@ -32,10 +32,7 @@ impl Candidate for Pipe {
         }
         match work.kind() {
             Kind::Start | Kind::Memory => Some("the same as pipe".to_owned()),
-            _ => match cores::allowed() {
-                Ok(cores) if cores.len() > 1 => None,
-                _ => Some("there is one core only".to_owned()),
-            },
+            _ => cores::lack_of_two(),
         }
     }
 

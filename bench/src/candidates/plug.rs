@@ -9,6 +9,7 @@ use plug::bytes::Bytes;
 use plug::{Command, Plugin, Proxy as _, SharedMemory, Stream};
 
 use super::{Candidate, Session};
+use crate::cores::{self, Pinned};
 use crate::program;
 use crate::timing::{Items, by_threads, check, one_by_one};
 use crate::usage::Processes;
@@ -30,17 +31,20 @@ pub enum Flavour {
     Deadline,
     /// In shared memory, where who waits looks for a while before it sleeps.
     SharedMemory,
+    /// The same with the two sides pinned to two cores.
+    TwoCores,
     /// In shared memory, where who waits sleeps at once.
     Sleeping,
     /// Inside this process, as in tests.
     InProcess,
 }
 
-pub const FLAVOURS: [Flavour; 6] = [
+pub const FLAVOURS: [Flavour; 7] = [
     Flavour::Pipes,
     Flavour::Vec,
     Flavour::Deadline,
     Flavour::SharedMemory,
+    Flavour::TwoCores,
     Flavour::Sleeping,
     Flavour::InProcess,
 ];
@@ -52,6 +56,7 @@ impl Candidate for Flavour {
             Flavour::Vec => "plug-vec",
             Flavour::Deadline => "plug-deadline",
             Flavour::SharedMemory => "plug-shm",
+            Flavour::TwoCores => "plug-shm-2core",
             Flavour::Sleeping => "plug-shm-sleep",
             Flavour::InProcess => "plug-inproc",
         }
@@ -60,6 +65,8 @@ impl Candidate for Flavour {
     fn lacks(&self, work: Work) -> Option<String> {
         match (self, work.kind()) {
             (Flavour::InProcess, Kind::Start | Kind::Memory) => Some("it has no child".to_owned()),
+            (Flavour::TwoCores, Kind::Echo) => cores::lack_of_two(),
+            (Flavour::TwoCores, _) => Some("it is for one caller".to_owned()),
             (Flavour::Vec, Kind::Echo | Kind::Callers(_)) => None,
             (Flavour::Vec | Flavour::Deadline | Flavour::Sleeping, Kind::Start | Kind::Memory)
             | (Flavour::Vec, Kind::Stream) => Some("the same as plug".to_owned()),
@@ -72,22 +79,30 @@ impl Candidate for Flavour {
     }
 
     fn start(&self, _: Work) -> Result<Box<dyn Session>> {
+        let (mut host_core, mut child_core) = (None, None);
+        if let (Flavour::TwoCores, [first, second, ..]) = (self, &cores::allowed()?[..]) {
+            host_core = Some(*first);
+            child_core = Some(Pinned::to(*second)?); // the child inherits it
+        }
         let command = match self {
             Flavour::InProcess => Command::in_process(EchoPlugin),
-            Flavour::SharedMemory => in_child_of_ours()?.shared_memory(SharedMemory::AtOnce),
+            Flavour::SharedMemory | Flavour::TwoCores => {
+                in_child_of_ours()?.shared_memory(SharedMemory::AtOnce)
+            }
             Flavour::Sleeping => {
                 in_child_of_ours()?.shared_memory(SharedMemory::AtOnce).polling(false)
             }
             _ => in_child_of_ours()?.shared_memory(SharedMemory::Never),
         };
         let echo: EchoProxy = command.max_message(MAX_MESSAGE).load()?.proxy()?;
+        drop(child_core);
         let plain = echo.peer().proxy()?;
         let echo = if *self == Flavour::Deadline {
             echo.with_timeout(Duration::from_secs(600)) // never passes
         } else {
             echo
         };
-        Ok(Box::new(Loaded { echo, plain, vec: *self == Flavour::Vec }))
+        Ok(Box::new(Loaded { echo, plain, vec: *self == Flavour::Vec, core: host_core }))
     }
 }
 
@@ -104,6 +119,7 @@ struct Loaded {
     echo: EchoProxy,
     plain: PlainProxy,
     vec: bool,
+    core: Option<usize>,
 }
 
 impl Session for Loaded {
@@ -112,6 +128,7 @@ impl Session for Loaded {
     }
 
     fn run(&mut self, job: &Job) -> Result<Vec<f64>> {
+        let _pinned = self.core.map(Pinned::to).transpose()?;
         let shared = Bytes::from(job.payload.clone());
         let echo = || {
             if self.vec {
