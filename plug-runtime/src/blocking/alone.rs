@@ -128,9 +128,6 @@ impl Link {
             {
                 worker.keep(state.running.remove(call), response);
                 is_done = self.write_alone(&mut state);
-                if is_done {
-                    state.rested = state.visits;
-                }
             }
             outcome => self.answer(&mut state, call, outcome, worker),
         }
@@ -257,7 +254,9 @@ impl State {
     /// only if somebody else has had the lock, as the watcher has with each tick.
     #[inline]
     fn is_still_at_rest(&self) -> bool {
-        self.rested + 1 == self.visits || self.is_at_rest()
+        let has_been = self.rested + 1 == self.visits;
+        debug_assert!(!has_been || self.is_at_rest(), "something goes on that was not looked at");
+        has_been || self.is_at_rest()
     }
 
     /// Whether nothing goes on, and the thread that asks is the only one that has business here.

@@ -130,8 +130,9 @@ pub(super) struct State {
     pub(super) severed: bool,
     /// Whether the watcher has been told of the failure.
     pub(super) reported: bool,
-    /// How often the lock was taken, now included, and after how many of these nothing was going on as it was released.
+    /// How often the lock was taken, now included.
     pub(super) visits: u64,
+    /// How often it had been as a call of this side that was alone last released it, and nothing was going on.
     pub(super) rested: u64,
 }
 
@@ -175,7 +176,8 @@ impl Link {
                 rung: false,
                 severed: false,
                 reported: false,
-                visits: 0,
+                // Nothing is at rest that was not looked at.
+                visits: 1,
                 rested: 0,
             }),
             abandoned: Mutex::new(None),

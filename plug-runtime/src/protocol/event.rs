@@ -43,7 +43,7 @@ pub(crate) enum Event {
     /// The plugin has memory to share. To be answered with [`Connection::switch`](super::Connection::switch) or
     /// [`Connection::decline_memory`](super::Connection::decline_memory).
     MemoryOffered(MemoryOffer),
-    /// The host does not take the memory that was offered.
+    /// There is no memory, or the host does not take what was offered: it stays with the pipes.
     MemoryDeclined,
     /// The other side wants no more calls.
     Goodbye(Goodbye),

@@ -69,7 +69,7 @@ impl Connection {
             && self.leaving.is_none()
     }
 
-    /// Asks the plugin for memory: an [`Event::MemoryOffered`] follows, or nothing.
+    /// Asks the plugin for memory: an [`Event::MemoryOffered`] follows, or an [`Event::MemoryDeclined`].
     pub(crate) fn ask_for_memory(&mut self, request: &MemoryRequest) {
         debug_assert!(self.can_share(), "it was asked before");
         self.sharing = Sharing::Asked;
@@ -140,11 +140,7 @@ impl Connection {
                 self.sharing = Sharing::Offered;
                 Event::MemoryOffered(offer)
             }
-            (Side::Host, Sharing::Asked, _) => {
-                self.sharing = Sharing::Declined;
-                return Ok(());
-            }
-            (Side::Plugin, Sharing::Offered, 1..) => {
+            (Side::Host, Sharing::Asked, 1..) | (Side::Plugin, Sharing::Offered, 1..) => {
                 self.sharing = Sharing::Declined;
                 Event::MemoryDeclined
             }

@@ -1,5 +1,6 @@
 //! The driver against the other end of two pipes, which a test plays by hand.
 
+mod alone;
 mod drops;
 mod landing;
 mod messages;
@@ -105,6 +106,41 @@ fn greeted_taking(hello: Hello, offers: Option<Offers>, max_calls: u32) -> (Arc<
     let key = watcher::register(|_| Arc::new(Inside(Arc::downgrade(&link)))).unwrap();
     link.watch(key);
     (link, other)
+}
+
+/// A plugin that serves, and the host's end. It has no watcher, and behaves as if no tick came: nobody helps it on.
+fn unwatched_plugin(
+    methods: &'static [Method],
+    serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static,
+) -> (Arc<Link>, mpsc::Receiver<()>, Other) {
+    let (input, host_output) = pipe::pair().unwrap();
+    let (host_input, output) = pipe::pair().unwrap();
+    let service = Offered { name: "a.B", magic: "", version: 0, methods, descriptors: b"" };
+    let host = Hello::new(text("host"), String::new()).with_features(&[]);
+    let services = service_infos([&service].into_iter());
+    let plugin = Hello { services, ..host.clone() };
+    let link = Link::new(Connection::new(Side::Plugin, plugin, None), input, output, false);
+    let link = link.unwrap();
+    link.offer(vec![Offers {
+        services: vec![service],
+        serve: Arc::new(move |_, call| serve(call)),
+    }]);
+    let core = Connection::new(Side::Host, host, None);
+    let mut other = Other { core, input: host_input, output: host_output };
+    other.write_all();
+    link.greet(Vec::new, || Ok(())).unwrap();
+    link.lock().ticking = true;
+    let plugin = link.clone();
+    let served = spawn(move || {
+        {
+            let mut state = plugin.lock();
+            state.core.accept();
+            state.core.ready();
+        }
+        plugin.serve();
+    });
+    other.read_until(|event| matches!(event, Event::Ready));
+    (link, served, other)
 }
 
 #[cfg(target_os = "linux")]

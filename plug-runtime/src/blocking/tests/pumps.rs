@@ -70,40 +70,6 @@ fn streams_that_wait_keep_no_thread_from_another_stream_however_few_calls_are_se
     }
 }
 
-/// A plugin that serves, without a watcher that would come to its help, and the host's end.
-fn unwatched_plugin(
-    methods: &'static [Method],
-    serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static,
-) -> (Arc<Link>, mpsc::Receiver<()>, Other) {
-    let (input, host_output) = pipe::pair().unwrap();
-    let (host_input, output) = pipe::pair().unwrap();
-    let service = Offered { name: "a.B", magic: "", version: 0, methods, descriptors: b"" };
-    let host = Hello::new(text("host"), String::new()).with_features(&[]);
-    let services = service_infos([&service].into_iter());
-    let plugin = Hello { services, ..host.clone() };
-    let link = Link::new(Connection::new(Side::Plugin, plugin, None), input, output, false);
-    let link = link.unwrap();
-    link.offer(vec![Offers {
-        services: vec![service],
-        serve: Arc::new(move |_, call| serve(call)),
-    }]);
-    let core = Connection::new(Side::Host, host, None);
-    let mut other = Other { core, input: host_input, output: host_output };
-    other.write_all();
-    link.greet(Vec::new, || Ok(())).unwrap();
-    let plugin = link.clone();
-    let served = spawn(move || {
-        {
-            let mut state = plugin.lock();
-            state.core.accept();
-            state.core.ready();
-        }
-        plugin.serve();
-    });
-    other.read_until(|event| matches!(event, Event::Ready));
-    (link, served, other)
-}
-
 /// A worker that has written so much that a stream may go on does so, and does not sleep before. Nobody would wake it.
 #[test]
 fn a_stream_goes_on_once_there_is_room() {

@@ -1,0 +1,92 @@
+//! Calls that are alone, and what comes beside them.
+
+use super::*;
+
+const METHODS: &[Method] = &[Method::unary("Call")];
+
+fn echo(call: Incoming<'_>) -> Reply {
+    call.unary(|request: String| Ok(request))
+}
+
+/// A thread of a plugin's own calls the host between two calls of the host's, after which nobody but who serves has had
+/// the lock.
+#[test]
+fn a_thread_of_a_plugin_calls_while_the_plugin_waits_for_the_next_call() {
+    let (link, served, mut other) = unwatched_plugin(METHODS, echo);
+    for request in ["one", "two", "three"] {
+        other.open_within(1, 0, request);
+        other.write_all();
+        other.next_outcome().1.unwrap();
+    }
+    let called = spawn_call_for(&link, "from a thread of the plugin's own");
+    let request = other.next_request();
+    other.core.reply(request.call, answer("yes"));
+    other.write_all();
+    in_time(&called, "the reply").unwrap();
+    drop(other);
+    in_time(&served, "the plugin to end");
+}
+
+/// What comes with a request, or before the rest of one, is not lost, and the next is alone again.
+#[test]
+fn requests_come_with_others_and_in_pieces() {
+    let (_link, served, mut other) = unwatched_plugin(METHODS, echo);
+    let mut calls = 0;
+    for round in 0..20 {
+        for count in [1, 3] {
+            for n in 0..count {
+                other.open_within(1, 0, &format!("{round} {n}"));
+            }
+            let bytes = other.output();
+            let (first, rest) = bytes.split_at(if round % 2 == 0 { bytes.len() } else { 7 });
+            other.write(first);
+            other.write(rest);
+            for _ in 0..count {
+                calls += 1;
+                let (call, outcome) = other.next_outcome();
+                assert!(outcome.is_ok() && call <= 2 * calls, "{call}: {outcome:?}");
+            }
+        }
+    }
+    drop(other);
+    in_time(&served, "the plugin to end");
+}
+
+/// Nothing was looked at before the lock is first taken.
+#[test]
+fn a_connection_that_has_not_begun_is_not_at_rest() {
+    let (input, _other_output) = pipe::pair().unwrap();
+    let (other_input, output) = pipe::pair().unwrap();
+    let hello = Hello::new(String::new(), String::new());
+    let core = Connection::new(Side::Plugin, hello, None);
+    let link = Link::new(core, input, output, false).unwrap();
+    let caller = link.clone();
+    let called = spawn(move || caller.call(&unary(&caller), &()));
+    let error = in_time(&called, "an error").unwrap_err();
+    assert_eq!(error.delivery(), Delivery::NotSent);
+    assert_eq!(pipe::readable_bytes(&other_input), 0, "something was sent before the hello");
+}
+
+/// A plugin that has no memory for it says so once.
+#[cfg(all(target_os = "linux", feature = "shm", not(plug_portable)))]
+#[test]
+fn a_connection_that_is_declined_memory_is_at_rest_after_that() {
+    let (link, mut other) =
+        greeted(Hello::new(text("host"), String::new()).with_features(&["shm"]), None);
+    let wish = super::super::sharing::Wish { pid: std::process::id(), replies: 0, may_poll: false };
+    {
+        let mut state = link.lock();
+        state.wish_for_memory(wish);
+        drop(link.flush_or_leave(state));
+    }
+    other.read_until(|event| matches!(event, Event::MemoryWanted(_)));
+    other.core.offer_memory(None);
+    let called = spawn_call_for(&link, "hello");
+    let request = other.next_request();
+    other.core.reply(request.call, answer("yes"));
+    other.write_all();
+    in_time(&called, "the reply").unwrap();
+    let mut state = link.lock();
+    (state.ticking, state.armed) = (true, false);
+    assert!(state.is_at_rest());
+}
