@@ -46,7 +46,9 @@ impl Link {
             }
             deadline = Some((at, now));
         }
-        let State { core, writer: Some(writer), .. } = &mut *state else { return Err(state) };
+        let State { core, reader: Some(_), writer: Some(writer), .. } = &mut *state else {
+            return Err(state);
+        };
         let unwinding = Unwinding(self);
         let opened = core.open_alone(outbound.method, deadline, request, len, &mut writer.taken);
         drop(unwinding);
