@@ -108,7 +108,8 @@ fn greeted_taking(hello: Hello, offers: Option<Offers>, max_calls: u32) -> (Arc<
     (link, other)
 }
 
-/// A plugin that serves, and the host's end. It has no watcher, and behaves as if no tick came: nobody helps it on.
+/// A plugin that serves, and the host's end. It has no watcher, and behaves as if no tick came: nobody helps it on, unless the
+/// watcher of another test has begun to.
 fn unwatched_plugin(
     methods: &'static [Method],
     serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static,
