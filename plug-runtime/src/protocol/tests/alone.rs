@@ -151,7 +151,8 @@ fn state(connection: &Connection) -> String {
 #[test]
 fn the_short_way_comes_to_the_same() {
     let mut times = [0; 4];
-    let seeds = number("PLUG_SIM_SEEDS").unwrap_or(300);
+    // 20,000 were tried by hand.
+    let seeds = number("PLUG_SIM_SEEDS").unwrap_or(100);
     for seed in 0..seeds {
         let mut random = Random(seed);
         let mut twins = Twins::new(random.pick(&[0, 50, 5000]));
@@ -225,7 +226,7 @@ fn the_short_way_comes_to_the_same() {
         }
     }
     for (way, times) in times.into_iter().enumerate() {
-        assert!(times > 400, "the short way {way} was gone {times} times: too few to tell");
+        assert!(times > 120, "the short way {way} was gone {times} times: too few to tell");
     }
 }
 
