@@ -218,7 +218,14 @@ impl Link {
             Some((ring, from)) if *from <= state.core.sent() => Put::Ring { ring, bell: output },
             Some(_) => return false,
         };
-        let Ok(Went { written, is_broken }) = put.write(&writer.taken) else { return false };
+        let Ok(went) = put.write(&writer.taken) else { return false };
+        self.note_went(state, writer, &went)
+    }
+
+    /// Notes what a write has come to. Says whether that was all there is to do.
+    #[inline]
+    fn note_went(&self, state: &mut State, writer: &mut Writer, went: &Went) -> bool {
+        let Went { written, is_broken } = *went;
         if let Written::Bytes(bytes) | Written::Part(bytes) = written {
             state.core.advance(&mut writer.taken, bytes);
         }
@@ -232,22 +239,14 @@ impl Link {
         !state.core.has_output()
     }
 
-    /// Notes what has become of bytes that a pipe has not taken as a whole. Says that there is more to do.
+    /// The same of what was taken and a pipe has not taken as a whole.
     #[cold]
-    pub(super) fn note_written_in_part(
-        self: &Arc<Self>,
-        state: &mut State,
-        written: Written,
-    ) -> bool {
+    pub(super) fn note_written_in_part(&self, state: &mut State, written: Written) -> bool {
         let Some(mut writer) = state.writer.take() else { return false };
-        if let Written::Bytes(bytes) | Written::Part(bytes) = written {
-            state.core.advance(&mut writer.taken, bytes);
-        }
-        if written == Written::Broken {
-            self.give_up_output(&mut writer);
-        }
+        let went = Went { written, is_broken: written == Written::Broken };
+        let is_all = self.note_went(state, &mut writer, &went);
         state.writer = Some(writer);
-        false
+        is_all
     }
 
     /// Writes what is queued, in at most `writes` goes.

@@ -76,7 +76,7 @@ impl Connection {
         }
         let response = Bytes::copy_from_slice(payload);
         self.splitter.pass(bytes.len());
-        // It is the only one, with or without a deadline.
+        // It is the only one, with or without a deadline. `remove_made` takes 3 % more instructions of a call.
         self.deadlines.clear();
         self.made.drop_one(call);
         Some(response)

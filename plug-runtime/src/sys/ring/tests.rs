@@ -26,6 +26,18 @@ mod one_by_one {
 
     use super::*;
 
+    /// One direction of those, through which so many bytes have gone.
+    fn one_way_from(capacity: u32, start: u32) -> (RingWriter, RingReader) {
+        let [(_, mut writer), (mut reader, _)] = both(capacity);
+        writer.position = start;
+        writer.read = start;
+        reader.position = start;
+        reader.written = start;
+        writer.ring.marks().written.0.store(start, Ordering::Relaxed);
+        writer.ring.marks().read.0.store(start, Ordering::Relaxed);
+        (writer, reader)
+    }
+
     #[test]
     fn what_goes_in_comes_out_on_the_other_side_also_around_the_end() {
         let [(mut host_reader, mut host_writer), (mut reader, mut writer)] = both(8);
@@ -47,14 +59,7 @@ mod one_by_one {
 
     #[test]
     fn positions_pass_the_end_of_their_numbers() {
-        let [(_, mut writer), (mut reader, _)] = both(8);
-        let start = u32::MAX - 5;
-        writer.position = start;
-        writer.read = start;
-        reader.position = start;
-        reader.written = start;
-        writer.ring.marks().written.0.store(start, Ordering::Relaxed);
-        writer.ring.marks().read.0.store(start, Ordering::Relaxed);
+        let (mut writer, mut reader) = one_way_from(8, u32::MAX - 5);
         let mut into = [0; 8];
         for round in 0..10 {
             assert_eq!(writer.write(&[round; 7]), Ok(7));
@@ -146,13 +151,7 @@ mod one_by_one {
             ),
             start in any::<u32>(),
         ) {
-            let [(_, mut writer), (mut reader, _)] = both(16);
-            writer.position = start;
-            writer.read = start;
-            reader.position = start;
-            reader.written = start;
-            writer.ring.marks().written.0.store(start, Ordering::Relaxed);
-            writer.ring.marks().read.0.store(start, Ordering::Relaxed);
+            let (mut writer, mut reader) = one_way_from(16, start);
             let mut model = std::collections::VecDeque::new();
             let mut next = 0_u8;
             for step in steps {
