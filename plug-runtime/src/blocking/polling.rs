@@ -1,6 +1,6 @@
 //! Looking for bytes in shared memory for a while before sleeping.
 //!
-//! To be woken costs 2 µs on the same core and 25 to 50 µs on another that has gone to sleep; a reply often takes less.
+//! To be woken costs 2 µs on the same core and 25 to 40 µs on another that has gone to sleep; a reply often takes less.
 //! So who waits lets others run (`sched_yield`) and looks again, for somewhat longer than a wake-up takes: otherwise two
 //! sides that have both gone to sleep would never find each other awake. That is bad where nothing comes so soon, since
 //! it takes processor time for nothing, and where something else wants the processor, since that runs for milliseconds
