@@ -169,6 +169,11 @@ impl Workers {
         self.called = 0;
     }
 
+    /// Notes that some who were called have come, or never will. A tick may have given them up before.
+    fn uncall(&mut self, count: usize) {
+        self.called = self.called.saturating_sub(count);
+    }
+
     /// How many more workers are needed: one for each request that has waited since before the last tick, but not
     /// more than there are already; one if nobody has read since then although handlers run.
     ///
@@ -267,7 +272,7 @@ impl Link {
             let timed_out;
             (state, timed_out) = self.wait_for_work(state, (!is_first).then_some(PARKED_FOR));
             state.workers.parked -= 1;
-            state.workers.called = state.workers.called.saturating_sub(1);
+            state.workers.uncall(1);
             // Whoever was busy may have left replies behind.
             state = self.flush_or_leave(state);
             if timed_out && !state.workers.has_queue() {
@@ -475,7 +480,7 @@ impl Link {
             let link = self.clone();
             let work = move || {
                 let mut state = link.lock();
-                state.workers.called = state.workers.called.saturating_sub(1);
+                state.workers.uncall(1);
                 state = link.work(state, false);
                 state.workers.threads -= 1;
             };
@@ -483,7 +488,7 @@ impl Link {
                 // The slow handlers delay the others until the next tick tries again.
                 let mut state = self.lock();
                 state.workers.threads -= made - made_before;
-                state.workers.called -= made - made_before;
+                state.workers.uncall(made - made_before);
                 return false;
             }
         }
@@ -545,6 +550,16 @@ mod tests {
         assert_eq!(workers.help_needed(false), 16);
         workers.threads = 128;
         assert_eq!(workers.help_needed(false), 100, "no more than there are requests");
+    }
+
+    #[test]
+    fn who_was_called_may_come_after_a_tick_has_given_it_up() {
+        let mut workers = Workers { called: 2, ..Workers::default() };
+        workers.uncall(1);
+        assert_eq!(workers.called, 1);
+        workers.next_tick();
+        workers.uncall(1);
+        assert!(workers.has_nothing_to_do());
     }
 
     #[test]
