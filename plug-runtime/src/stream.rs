@@ -17,7 +17,7 @@ use crate::panics;
 use channel::Receiver;
 pub use channel::{Sender, TrySendError};
 use remote::Remote;
-pub(crate) use remote::{Arriving, Origin};
+pub(crate) use remote::{Arriving, Origin, Received};
 
 /// A sequence of messages that arrives over time: an iterator of [`Result<T>`](crate::Result).
 ///

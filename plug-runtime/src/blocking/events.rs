@@ -17,7 +17,7 @@ use super::watcher::Report;
 use super::worker::Task;
 use crate::error::{Delivery, Error, ErrorKind, Result};
 use crate::log;
-use crate::protocol::{Answer, Cost, Event, Request};
+use crate::protocol::{Answer, Arrival, Cost, Event, Request};
 
 impl Link {
     /// Acts on what the core has to say. What concerns `own`, the call of the thread that asks, is left there; the rest
@@ -36,8 +36,8 @@ impl Link {
                 Event::Request(request) => {
                     self.handle_request(state, request, own.as_deref_mut(), wakes);
                 }
-                Event::Message { call, message, cost } => {
-                    state.take_message(call, message, cost, wakes);
+                Event::Messages { call, messages, cost } => {
+                    state.take_messages(call, messages, cost, wakes);
                 }
                 Event::RequestsEnded { call, result } => {
                     state.end_inbox(call, result, wakes);
@@ -239,14 +239,14 @@ impl State {
         }
     }
 
-    /// Takes a message of a stream into its inbox.
+    /// Takes messages of a stream into its inbox.
     #[inline(never)]
-    fn take_message(&mut self, call: u64, message: Bytes, cost: Cost, wakes: &mut Wakes) {
+    fn take_messages(&mut self, call: u64, messages: Arrival, cost: Cost, wakes: &mut Wakes) {
         let Some(inbox) = self.inboxes.get_mut(call) else {
             // Nobody reads it any more.
             return self.core.consume(call, cost);
         };
-        inbox.messages.push_back((message, cost));
+        inbox.messages.push_back((messages, cost));
         if inbox.messages.len() == 1 {
             // Who waits has found it empty.
             self.wake_reader_of(call, wakes);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::task::{Poll, Wake, Waker};
 use std::time::Instant;
@@ -13,12 +14,13 @@ use super::link::{Link, State};
 use super::patience::{Patience, cancelled_here};
 use crate::cancel::{CancelToken, Registration};
 use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::{Cost, STREAM_WINDOW};
+use crate::protocol::{Arrival, Cost, Run, STREAM_WINDOW};
+use crate::stream::Received;
 
 /// What has arrived of a stream and was not read. The credit that the other side gets bounds it.
 #[derive(Default)]
 pub(super) struct Inbox {
-    pub(super) messages: VecDeque<(Bytes, Cost)>,
+    pub(super) messages: VecDeque<(Arrival, Cost)>,
     /// How the stream has ended, if it has.
     pub(super) end: Option<Result<()>>,
     /// Wakes who has found it empty.
@@ -28,22 +30,55 @@ pub(super) struct Inbox {
 /// What a reader has taken out of the inbox: all that was there, since the lock costs as much as a short message.
 #[derive(Default)]
 struct Batch {
-    messages: VecDeque<(Bytes, Cost)>,
-    /// What was read of them, and not given back to the core.
+    /// The short ones whose turn it is, and what they cost together.
+    run: Run,
+    run_cost: Cost,
+    messages: VecDeque<(Arrival, Cost)>,
+    /// What was read of all of them, and not given back to the core.
     read: Cost,
 }
 
+/// A message that was taken out.
+enum Taken {
+    /// It lies here in the run.
+    Short(Range<usize>),
+    Long(Bytes),
+}
+
 impl Batch {
-    fn pop(&mut self) -> Option<Bytes> {
-        let (message, cost) = self.messages.pop_front()?;
-        self.read += cost;
-        Some(message)
+    #[inline]
+    fn pop(&mut self) -> Option<Taken> {
+        if self.run.is_read() {
+            match self.messages.pop_front()? {
+                (Arrival::Long(message), cost) => {
+                    self.read += cost;
+                    return Some(Taken::Long(message));
+                }
+                (Arrival::Short(run), cost) => (self.run, self.run_cost) = (run, cost),
+            }
+        }
+        let place = self.run.next()?;
+        if self.run.is_read() {
+            self.read += self.run_cost;
+        }
+        Some(Taken::Short(place))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.run.is_read() && self.messages.is_empty()
+    }
+
+    fn received(&self, taken: Taken) -> Received<'_> {
+        match taken {
+            Taken::Short(place) => Received::Short(self.run.message(place)),
+            Taken::Long(message) => Received::Long(message),
+        }
     }
 
     /// Whether the core is to learn now of what was read. A reader that reads on comes by soon; one that stops must not
     /// keep much from the sender, nor memory from other long messages.
     fn is_due(&self) -> bool {
-        self.messages.is_empty() || self.read.call() >= UNREPORTED || self.read.budget() > 0
+        self.is_empty() || self.read.call() >= UNREPORTED || self.read.budget() > 0
     }
 }
 
@@ -95,9 +130,9 @@ impl Messages {
     }
 
     /// The next message, waiting for it; `None` after the last. An error is the last.
-    pub(crate) fn next(&mut self) -> Option<Result<Bytes>> {
+    pub(crate) fn next(&mut self) -> Option<Result<Received<'_>>> {
         if let Some(message) = self.next_of_batch() {
-            return Some(Ok(message));
+            return Some(Ok(self.batch.received(message)));
         }
         if self.has_ended {
             return None;
@@ -106,7 +141,7 @@ impl Messages {
         self.end_with(taken)
     }
 
-    fn next_of_batch(&mut self) -> Option<Bytes> {
+    fn next_of_batch(&mut self) -> Option<Taken> {
         let message = self.batch.pop()?;
         if self.batch.is_due() {
             let mut state = self.link.lock();
@@ -117,7 +152,7 @@ impl Messages {
         Some(message)
     }
 
-    fn wait_for_next(&mut self) -> Option<Result<Bytes>> {
+    fn wait_for_next(&mut self) -> Option<Result<Taken>> {
         let batch = &mut self.batch;
         let mut patience = Patience::new(&self.link, self.deadline, &self.cancel);
         if self.has_requests {
@@ -145,9 +180,9 @@ impl Messages {
     }
 
     /// The next message if it is there; otherwise `waker` is woken once it may be.
-    pub(crate) fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<Bytes>>> {
+    pub(crate) fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<Received<'_>>>> {
         if let Some(message) = self.next_of_batch() {
-            return Poll::Ready(Some(Ok(message)));
+            return Poll::Ready(Some(Ok(self.batch.received(message))));
         }
         if self.has_ended {
             return Poll::Ready(None);
@@ -170,9 +205,9 @@ impl Messages {
         }
     }
 
-    fn end_with(&mut self, taken: Option<Result<Bytes>>) -> Option<Result<Bytes>> {
+    fn end_with(&mut self, taken: Option<Result<Taken>>) -> Option<Result<Received<'_>>> {
         self.has_ended = !matches!(taken, Some(Ok(_)));
-        taken
+        taken.map(|taken| taken.map(|message| self.batch.received(message)))
     }
 }
 
@@ -182,7 +217,7 @@ impl State {
         clippy::option_option,
         reason = "the outer says whether to wait, the inner whether the stream goes on"
     )]
-    fn take(&mut self, call: u64, batch: &mut Batch) -> Option<Option<Result<Bytes>>> {
+    fn take(&mut self, call: u64, batch: &mut Batch) -> Option<Option<Result<Taken>>> {
         self.refill(call, batch);
         if let Some(message) = batch.pop() {
             if batch.is_due() {
@@ -199,7 +234,7 @@ impl State {
     /// Gives back what was read of a batch, and fills it if it is empty.
     fn refill(&mut self, call: u64, batch: &mut Batch) {
         self.give_back(call, batch);
-        if batch.messages.is_empty() {
+        if batch.is_empty() {
             if let Some(inbox) = self.inboxes.get_mut(call) {
                 std::mem::swap(&mut inbox.messages, &mut batch.messages);
             }

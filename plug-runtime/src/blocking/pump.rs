@@ -101,9 +101,13 @@ impl Link {
             if !is_wanted {
                 break Some(Err(cancelled(Delivery::MayHaveRun)));
             }
-            let sent = if state.core.has_dropped() { state.take_sent_of(call) } else { Vec::new() };
-            drop(state);
-            drop_each(sent);
+            if state.core.has_dropped() {
+                let sent = state.take_sent_of(call);
+                drop(state);
+                drop_each(sent);
+            } else {
+                drop(state);
+            }
             let polled = source.poll_message(&waker, &mut item);
             state = self.lock();
             let State { core, pumps, .. } = &mut *state;

@@ -20,12 +20,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use bytes::Bytes;
+use bytes::Buf;
 use prost::{DecodeError, Message};
 use prost_types::FileDescriptorSet;
 
 use crate::error::{Code, Delivery, Error, ErrorKind};
 use crate::service::Service;
+use crate::stream::Received;
 use shapes::{Shapes, Sides};
 
 /// What the messages of one side of a method may take.
@@ -89,8 +90,11 @@ impl Budget {
     }
 
     /// Decodes a message, if it does not take more than it may.
-    pub(crate) fn decode<M: Message + Default>(self, message: Bytes) -> Result<M, Undecodable> {
-        decode_within(self.limit, message, || self)
+    pub(crate) fn decode<M: Message + Default>(
+        &self,
+        message: Received<'_>,
+    ) -> Result<M, Undecodable> {
+        decode_within(self.limit, message, || *self)
     }
 
     #[cfg(test)]
@@ -106,14 +110,15 @@ impl Budget {
     }
 }
 
-/// Decodes a message, if it does not take more than `limit`. What it is made of is asked for only if it is long.
+/// Decodes a message, which is in one piece, if it does not take more than `limit`. What it is made of is asked for only if
+/// it is long.
 #[inline]
 pub(crate) fn decode_within<M: Message + Default>(
     limit: usize,
-    message: Bytes,
+    message: impl Buf,
     budget: impl FnOnce() -> Budget,
 ) -> Result<M, Undecodable> {
-    check_within(limit, &message, budget).map_err(Undecodable::TooLarge)?;
+    check_within(limit, message.chunk(), budget).map_err(Undecodable::TooLarge)?;
     M::decode(message).map_err(Undecodable::Broken)
 }
 

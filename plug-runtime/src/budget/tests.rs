@@ -60,7 +60,7 @@ fn r2_what_two_bytes_become_is_counted_before_it_is_decoded() {
         bomb.check(&message).expect_err(what);
         bomb.with_limit(usize::MAX).check(&message).expect(what);
     }
-    let error = bomb.decode::<()>(empty.into()).unwrap_err();
+    let error = bomb.decode::<()>(Received::Short(&empty)).unwrap_err();
     let (code, text) = error.of_request();
     assert_eq!(code, Code::ResourceExhausted);
     assert!(text.starts_with("is not decoded: its 4194304 bytes would become "), "{text}");

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::arrival::Arrival;
 use super::flow::Cost;
 use super::long::Long;
 use super::sharing::{MemoryOffer, MemoryRequest};
@@ -18,9 +19,9 @@ pub(crate) enum Event {
     Ready,
     /// The other side calls a method of this side.
     Request(Request),
-    /// A message of a stream has arrived, in a call of either side. To be given back with
+    /// Messages of a stream have arrived, in a call of either side. To be given back with
     /// [`Connection::consume`](super::Connection::consume).
-    Message { call: u64, message: Bytes, cost: Cost },
+    Messages { call: u64, messages: Arrival, cost: Cost },
     /// The stream of requests of a call of the other side has ended, as its sender wanted or with an error.
     RequestsEnded { call: u64, result: Result<()> },
     /// A call of this side has ended, with an empty message where the responses are a stream.

@@ -43,6 +43,13 @@ impl Window {
         Ok(())
     }
 
+    /// The same of one that is [covered](Self::covers).
+    #[inline]
+    pub(super) fn receive_covered(&mut self, cost: u64) {
+        self.received += cost;
+        debug_assert!(self.received <= self.granted, "a frame that is not covered");
+    }
+
     /// Counts what was consumed. Returns the next grant if it is time for one: half of what is not held at a time,
     /// since a grant for each message would double the frames. `least` is the least that is granted.
     pub(super) fn consume(&mut self, cost: u64, least: u64) -> Option<u64> {
@@ -194,10 +201,10 @@ impl Inflow {
         if !is_usual || self.message(cost)?.has_begun() {
             return None;
         }
-        self.window.receive(cost).ok()?;
+        self.window.receive_covered(cost);
         // Its memory may have been lent from here.
         self.message = Assembly::default();
-        Some(Cost { call: cost, connection: cost, budget: 0 })
+        Some(Cost::of_whole(len))
     }
 
     /// Takes a fragment of a message of the stream.
@@ -286,6 +293,13 @@ impl Inflow {
 }
 
 impl Cost {
+    /// What a message of so many bytes has taken up that came in one frame.
+    #[inline]
+    pub(super) fn of_whole(len: usize) -> Cost {
+        let cost = len as u64 + FRAME_COST;
+        Cost { call: cost, connection: cost, budget: 0 }
+    }
+
     /// What the call has paid.
     pub(crate) fn call(self) -> u64 {
         self.call

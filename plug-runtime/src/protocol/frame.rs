@@ -11,7 +11,7 @@ use super::varint::{MAX_VARINT, Varint, put_varint, read_varint, varint_len};
 use crate::error::{Error, ErrorKind, Result};
 #[cfg(any(test, fuzzing))]
 pub(super) use short::is_read_alike;
-pub(super) use short::{ShortHead, decode_short_end, decode_short_open};
+pub(super) use short::{ShortHead, decode_short_end, decode_short_item, decode_short_open};
 
 /// What a frame is for. Numbers of 64 and above may be ignored by those who do not know them.
 pub(crate) mod kind {

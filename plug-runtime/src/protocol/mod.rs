@@ -6,6 +6,7 @@
 //! normative description of what is implemented here.
 
 mod alone;
+mod arrival;
 mod call;
 mod command;
 mod connection;
@@ -27,6 +28,7 @@ mod stream;
 mod tests;
 mod varint;
 
+pub(crate) use arrival::{Arrival, Run};
 pub(crate) use call::ById;
 pub(crate) use connection::Connection;
 pub(crate) use event::{Answer, Event, Extra, Request};

@@ -8,13 +8,13 @@ use bytes::Bytes;
 
 use super::call::ById;
 use super::flow::Allowance;
-use super::frame::{Frame, ShortHead, kind};
+use super::frame::{Frame, ShortHead, flag, kind};
 use super::long::Long;
-use super::memory::{KEPT_AT_MOST, reclaim};
+use super::memory::{KEPT_AT_MOST, SMALL, reclaim};
 use super::output::{Output, Piece};
 use super::varint::{Varint, read_varint};
 use super::{KEPT, is_large};
-use turns::{Flow, Place};
+use turns::{Flow, Place, whole};
 
 /// The queue between the state machine and the writer.
 #[derive(Debug)]
@@ -145,6 +145,22 @@ impl Outbox {
         debug_assert_eq!(ready.len() - head_end, payload_len, "the announced length");
         let len = ready.len() - before;
         self.pushed(frame.kind, frame.call, len)
+    }
+
+    /// Queues the frame of a message of a stream that is whole in it.
+    #[inline]
+    fn push_message(&mut self, call: u64, message: &[u8]) {
+        if message.len() > SMALL {
+            self.push(&Frame { payload: message, ..whole(call) });
+            return;
+        }
+        let ready = self.ready.bytes();
+        let before = ready.len();
+        let head =
+            ShortHead { kind: kind::MESSAGE, call, flags: flag::LAST, ..ShortHead::default() };
+        head.encode(message.len(), ready);
+        ready.extend_from_slice(message);
+        self.queued += (ready.len() - before) as u64;
     }
 
     /// Puts a frame straight into what is written next, which is empty, as is all that is queued here.

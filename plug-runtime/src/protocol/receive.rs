@@ -18,7 +18,12 @@ use super::stream::has_message;
 use crate::error::{Code, Delivery, Error, ErrorKind, Result};
 
 impl Connection {
+    #[inline]
     pub(super) fn handle_frame(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.take_item(bytes) { Ok(()) } else { self.handle_any_frame(bytes) }
+    }
+
+    fn handle_any_frame(&mut self, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             // A frame without anything in it is a no-op. A byte that wakes a blocked reader is one.
             return self.count_idle(bytes.len());

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 
+use super::arrival::{Arrival, Run};
 use super::call::{Fragment, Phase};
 use super::connection::{Connection, broken};
 use super::event::Event;
 use super::flow::{Arrived, Cost, check_grant};
-use super::frame::{Frame, flag, kind};
+use super::frame::{Frame, decode_short_item, flag, kind};
 use super::memory;
 use super::outbox::Progress;
 use super::output::Output;
@@ -14,6 +15,25 @@ use super::receive::unknown_call;
 use crate::error::{Error, Result};
 
 impl Connection {
+    /// Takes a frame with a short message of a stream, if it is a usual one, as nearly all in streams are: what
+    /// [`handle_message`](Self::handle_message) does with it, in a third of the instructions. If not, nothing has happened.
+    #[inline]
+    pub(super) fn take_item(&mut self, bytes: &[u8]) -> bool {
+        let Some((call, message)) = decode_short_item(bytes) else { return false };
+        let (limit, cost) = (self.own.message_limit(), Cost::of_whole(message.len()));
+        if !Run::takes(message) || !self.window.covers(cost.call()) {
+            return false;
+        }
+        let received =
+            self.inflow(call).and_then(|inflow| inflow.receive_whole(message.len(), 0, limit));
+        let is_usual = received.is_some();
+        if is_usual {
+            self.window.receive_covered(cost.call());
+            self.take_short(call, message, cost);
+        }
+        is_usual
+    }
+
     /// Takes a frame of a stream of requests.
     pub(super) fn handle_requests(
         &mut self,
@@ -97,7 +117,26 @@ impl Connection {
     fn take_message(&mut self, call: u64, message: Bytes, cost: Cost) {
         self.count_useful();
         self.kept.keep(&message);
-        self.events.push_back(Event::Message { call, message, cost });
+        let messages = Arrival::Long(message);
+        self.events.push_back(Event::Messages { call, messages, cost });
+    }
+
+    /// The same of a short message, which goes with those just before it.
+    #[inline]
+    fn take_short(&mut self, call: u64, message: &[u8], cost: Cost) {
+        self.count_useful();
+        match self.events.back_mut() {
+            Some(Event::Messages { call: of, messages: Arrival::Short(run), cost: sum })
+                if *of == call && sum.call() < RUN_AT_MOST =>
+            {
+                run.push(message);
+                *sum += cost;
+            }
+            _ => {
+                let messages = Arrival::Short(Run::new(message));
+                self.events.push_back(Event::Messages { call, messages, cost });
+            }
+        }
     }
 
     /// Ends a stream of which a message is lost: nothing that follows is kept.
@@ -143,6 +182,10 @@ impl Connection {
 pub(super) fn has_message(frame: &Frame<'_>, payload: &impl Fragment) -> bool {
     payload.len() != 0 || frame.total != 0 || frame.flags & flag::LAST != 0
 }
+
+/// How much a run of short messages costs before the next begins: when that is read, its sender is told. And what is read
+/// last is still in the nearest cache.
+const RUN_AT_MOST: u64 = 16 << 10;
 
 /// What an empty fragment of a stream counts for among them.
 const HEAD: usize = 16;

@@ -227,7 +227,7 @@ fn output(connection: &mut Connection) -> Vec<u8> {
 /// All events of one side, and then the streams that have room.
 fn seen(connection: &mut Connection) -> Vec<Seen> {
     let mut seen: Vec<Seen> =
-        std::iter::from_fn(|| connection.poll_event()).map(Seen::from).collect();
+        std::iter::from_fn(|| connection.poll_event()).flat_map(Seen::all_of).collect();
     seen.extend(std::iter::from_fn(|| connection.poll_room()).map(|call| Seen::Room { call }));
     seen
 }
@@ -236,10 +236,10 @@ fn seen(connection: &mut Connection) -> Vec<Seen> {
 fn read(connection: &mut Connection) -> Vec<Seen> {
     let mut seen = Vec::new();
     while let Some(event) = connection.poll_event() {
-        if let Event::Message { call, cost, .. } = &event {
+        if let Event::Messages { call, cost, .. } = &event {
             connection.consume(*call, *cost);
         }
-        seen.push(Seen::from(event));
+        seen.extend(Seen::all_of(event));
     }
     seen.extend(std::iter::from_fn(|| connection.poll_room()).map(|call| Seen::Room { call }));
     seen
@@ -348,9 +348,10 @@ impl Seen {
     }
 }
 
-impl From<Event> for Seen {
-    fn from(event: Event) -> Seen {
-        match event {
+impl Seen {
+    /// What an event tells: several things where messages have come together.
+    fn all_of(event: Event) -> Vec<Seen> {
+        let one = match event {
             Event::Greeted => Seen::Greeted,
             Event::Request(request) => {
                 Seen::request(request.call, request.method, &request.message)
@@ -365,7 +366,10 @@ impl From<Event> for Seen {
             },
             Event::Goodbye(goodbye) => Seen::Goodbye { grace: goodbye.grace },
             Event::Ready => Seen::Ready,
-            Event::Message { call, message, .. } => Seen::message(call, &message),
+            Event::Messages { call, messages, cost } => {
+                let each = messages.split(cost).into_iter();
+                return each.map(|(message, _)| Seen::message(call, &message)).collect();
+            }
             Event::RequestsEnded { call, result } => {
                 Seen::RequestsEnded { call, result: result.map_err(|error| error.code()) }
             }
@@ -377,7 +381,8 @@ impl From<Event> for Seen {
             Event::MemoryWanted(_) | Event::MemoryOffered(_) | Event::MemoryDeclined => {
                 Seen::Memory
             }
-        }
+        };
+        vec![one]
     }
 }
 

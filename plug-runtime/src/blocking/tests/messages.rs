@@ -1,5 +1,7 @@
 //! Streams that arrive.
 
+use bytes::Buf;
+
 use super::super::Requests;
 use super::*;
 
@@ -20,7 +22,7 @@ fn what_has_come_with_the_last_message_that_is_read_is_given_back_when_its_reade
             assert!(has_room, "message {message} of round {round} has no room in the window");
         }
         other.write_all();
-        assert_eq!(stream.next().unwrap().unwrap().len(), 50);
+        assert_eq!(stream.next().unwrap().unwrap().remaining(), 50);
         drop(stream);
         other.read_until(|event| matches!(event, Event::Cancelled { .. }));
         other.core.finish(call, Ok(()));

@@ -70,7 +70,7 @@ fn a_stream_that_is_returned_late_by_a_nested_handler_is_sent() {
     wait_for(&link, "the handler to run", |state| state.workers.is_busy());
     wait_for(&link, "the watcher to rest", |state| !state.ticking);
     open.send(()).unwrap();
-    other.read_until(|event| matches!(event, Event::Message { call, .. } if *call == listed));
+    other.read_until(|event| matches!(event, Event::Messages { call, .. } if *call == listed));
     other.core.reply(outer, answer("done"));
     other.write_all();
     assert_eq!(caller.join().unwrap().unwrap(), "done");

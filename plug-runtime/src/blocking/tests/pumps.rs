@@ -85,10 +85,11 @@ fn a_stream_goes_on_once_there_is_room() {
     });
     let mut arrived = 0;
     loop {
-        match other.read_until(|event| matches!(event, Event::Message { .. } | Event::Reply { .. }))
+        match other
+            .read_until(|event| matches!(event, Event::Messages { .. } | Event::Reply { .. }))
         {
-            Event::Message { call, cost, .. } => {
-                arrived += 1;
+            Event::Messages { call, messages, cost } => {
+                arrived += messages.split(cost).len();
                 other.core.consume(call, cost);
                 if other.core.has_output() {
                     other.write_all();

@@ -126,7 +126,7 @@ impl Outbox {
     /// [`Progress::Room`] follows.
     pub(in crate::protocol) fn send(&mut self, call: u64, message: &[u8]) -> bool {
         if let Some(goes_on) = self.pay_at_once(call, message.len()) {
-            self.push(&Frame { payload: message, ..whole(call) });
+            self.push_message(call, message);
             if goes_on && !self.is_congested() {
                 return true;
             }
@@ -359,6 +359,6 @@ impl Outbox {
 }
 
 /// The frame of a message of a stream that is sent in one.
-fn whole(call: u64) -> Frame<'static> {
+pub(super) fn whole(call: u64) -> Frame<'static> {
     Frame { kind: kind::MESSAGE, call, flags: flag::LAST, ..Frame::default() }
 }

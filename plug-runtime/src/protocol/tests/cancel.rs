@@ -295,7 +295,7 @@ fn what_a_user_reads_after_the_call_was_given_up_still_gives_credit_back() {
     pair.host.handle_bytes(&bytes);
     let mut costs = Vec::new();
     while let Some(event) = pair.host.poll_event() {
-        if let Event::Message { cost, .. } = event {
+        if let Event::Messages { cost, .. } = event {
             costs.push(cost);
         }
     }

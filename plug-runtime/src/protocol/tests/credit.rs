@@ -223,7 +223,7 @@ fn a_long_message_that_the_window_is_enough_for_does_not_wait_and_is_counted_all
         let said = output(&mut pair.host);
         pair.plugin.handle_bytes(&said);
         while let Some(event) = pair.plugin.poll_event() {
-            if let Event::Message { call, cost, .. } = event {
+            if let Event::Messages { call, cost, .. } = event {
                 kept.push((call, cost));
             }
         }

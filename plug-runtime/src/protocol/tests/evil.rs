@@ -130,9 +130,10 @@ impl Party {
                         )),
                     }
                 }
-                Event::Message { call, message, cost } => {
+                Event::Messages { call, messages, cost } => {
                     assert!(!self.over.contains(&call), "a message of {call}, which has ended");
-                    self.unread.push_back((call, cost, message.len()));
+                    let each = messages.split(cost).into_iter();
+                    self.unread.extend(each.map(|(message, cost)| (call, cost, message.len())));
                 }
                 _ => {}
             }

@@ -2,7 +2,7 @@
 
 use super::model::{Shape, streams_hello};
 use super::*;
-use crate::protocol::{FRAGMENT, STREAM_WINDOW};
+use crate::protocol::{Arrival, FRAGMENT, STREAM_WINDOW};
 
 fn pair() -> Pair {
     let hello = || Hello { max_message: 1 << 20, ..streams_hello() };
@@ -63,9 +63,10 @@ fn memory_is_used_again_once_its_message_is_dropped() {
         host.handle_bytes(first);
         let place = place_of(&mut host);
         hear(&mut host, second);
-        let Some(Event::Message { message, cost, .. }) = host.poll_event() else {
+        let Some(Event::Messages { messages, cost, .. }) = host.poll_event() else {
             panic!("it is whole")
         };
+        let Arrival::Long(message) = messages else { panic!("it has memory of its own") };
         assert_eq!(message, vec![7; FRAGMENT]);
         host.consume(3, cost);
         output(&mut host);
@@ -259,7 +260,7 @@ fn every_item_of_a_stream_lands() {
         host.handle_bytes(&said[..100]);
         assert!(host.has_place(), "round {round}");
         host.handle_bytes(&said[100..]);
-        let Some(Event::Message { cost, .. }) = host.poll_event() else {
+        let Some(Event::Messages { cost, .. }) = host.poll_event() else {
             panic!("there is no message")
         };
         host.consume(3, cost);

@@ -249,7 +249,7 @@ impl End {
                 let before = self.served.insert(request.call, served);
                 assert!(before.is_none(), "call {} arrives twice", request.call);
             }
-            Event::Message { call, message, cost } => {
+            Event::Messages { call, messages, cost } => {
                 let (arrived, inbox, sent) = if side.is_caller_of(call) {
                     let made = self.made.get_mut(&call).expect("a call that was made");
                     assert!(made.outcome.is_none(), "a message of {call}, which has ended");
@@ -260,9 +260,11 @@ impl End {
                     assert!(served.answer.is_none(), "a request of {call}, which is answered");
                     (&mut served.arrived, &mut served.inbox, &other.made[&call].sent)
                 };
-                assert!(sent[*arrived].0 == message, "message {arrived} of {call}");
-                *arrived += 1;
-                inbox.push_back((message.len(), cost));
+                for (message, cost) in messages.split(cost) {
+                    assert!(sent[*arrived].0 == message, "message {arrived} of {call}");
+                    *arrived += 1;
+                    inbox.push_back((message.len(), cost));
+                }
             }
             Event::RequestsEnded { call, result } => {
                 let served = self.served.get_mut(&call).expect("a call that arrived");

@@ -91,7 +91,7 @@ impl Player {
 
     fn read(&mut self) {
         while let Some(event) = self.connection.poll_event() {
-            if let Event::Message { call, cost, .. } = &event {
+            if let Event::Messages { call, cost, .. } = &event {
                 self.connection.consume(*call, *cost);
             }
             self.seen.extend(told(event));
@@ -156,7 +156,7 @@ impl Player {
 }
 
 /// What a user learns from an event; nothing from those that are between a connection and its driver.
-fn told(event: Event) -> Option<String> {
+fn told(event: Event) -> Vec<String> {
     let mut extra = String::new();
     if let Event::Request(request) = &event {
         if let Some(more) = &request.extra {
@@ -164,8 +164,9 @@ fn told(event: Event) -> Option<String> {
             extra = format!(", timeout {timeout:?}, within {within}, metadata {metadata:?}");
         }
     }
-    let seen = Seen::from(event);
-    (!matches!(seen, Seen::Freed | Seen::Room { .. })).then(|| format!("{seen:?}{extra}"))
+    let mut seen = Seen::all_of(event);
+    seen.retain(|seen| !matches!(seen, Seen::Freed | Seen::Room { .. }));
+    seen.iter().map(|seen| format!("{seen:?}{extra}")).collect()
 }
 
 /// One side plays its part, with what the other has said when it was recorded.

@@ -285,7 +285,7 @@ impl Simulation {
             while let Some(event) = connection.poll_event() {
                 match event {
                     Event::Reply { call, .. } => ended.push(call),
-                    Event::Message { call, cost, .. } => connection.consume(call, cost),
+                    Event::Messages { call, cost, .. } => connection.consume(call, cost),
                     Event::Request(request) if random.chance(50) => {
                         connection.reply(request.call, failed(Code::NotFound, "no"));
                     }

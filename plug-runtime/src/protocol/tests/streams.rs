@@ -241,7 +241,7 @@ fn c2_a_consumer_that_stops_stops_its_producer_within_the_window_and_nobody_else
     // Nobody reads those; what the others bring is read at once.
     let mut unread = Vec::new();
     while let Some(event) = pair.host.poll_event() {
-        if let Event::Message { call, cost, .. } = event {
+        if let Event::Messages { call, cost, .. } = event {
             unread.push((call, cost));
         }
     }
@@ -269,7 +269,7 @@ fn c2_consumers_that_stop_on_nearly_all_of_the_connection_do_not_stop_the_rest()
         pair.plugin.handle_bytes(&bytes);
     }
     while let Some(event) = pair.plugin.poll_event() {
-        assert!(matches!(event, Event::Message { .. }), "read by nobody: {event:?}");
+        assert!(matches!(event, Event::Messages { .. }), "read by nobody: {event:?}");
     }
     for round in 0..1000 {
         assert!(pair.host.send(calls[9], &[8; 400]).unwrap(), "round {round}");

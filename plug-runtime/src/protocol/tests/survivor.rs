@@ -248,7 +248,12 @@ impl Survivor {
     fn settle(&mut self) {
         while let Some(event) = self.connection.poll_event() {
             self.note(&event);
-            self.events.push(Seen::from(event));
+            let seen = Seen::all_of(event);
+            for seen in &seen {
+                let Seen::Message { message, .. } = seen else { continue };
+                assert!(message.0.len() <= self.limits.message, "{message:?}");
+            }
+            self.events.extend(seen);
         }
         while let Some(call) = self.connection.poll_room() {
             self.events.push(Seen::Room { call });
@@ -267,10 +272,7 @@ impl Survivor {
                 let before = self.served.insert(request.call, serving);
                 assert!(before.is_none(), "call {} arrives twice", request.call);
             }
-            Event::Message { call, message, cost } => {
-                assert!(message.len() <= self.limits.message, "{} bytes", message.len());
-                self.unread.push_back((*call, *cost));
-            }
+            Event::Messages { call, cost, .. } => self.unread.push_back((*call, *cost)),
             Event::RequestsEnded { call, .. } => {
                 if let Some(serving) = self.served.get_mut(call) {
                     assert!(!serving.requests_ended, "the requests of {call} end twice");
