@@ -40,6 +40,7 @@ impl Run {
 
     #[inline]
     pub(super) fn push(&mut self, message: &[u8]) {
+        debug_assert!(Run::takes(message), "it has memory of its own");
         let len = message.len() as u16;
         self.bytes.reserve(LEN + message.len());
         self.bytes.extend_from_slice(&len.to_le_bytes());

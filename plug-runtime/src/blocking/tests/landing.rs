@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::blocking::roles::Bulk;
+use crate::error::Error;
 
 /// A reply that is one long frame, in two halves. A reader comes to where it lands after the first few KiB.
 fn halves(other: &mut Other, request: &Request, text: &str) -> [Vec<u8>; 2] {
@@ -65,6 +66,23 @@ fn m2_whose_time_is_over_while_a_long_frame_lands_leaves_it_to_the_next() {
     assert!(link.lock().core.is_truncated());
     other.write(&second);
     assert_eq!(caller.join().unwrap().unwrap(), long);
+}
+
+#[test]
+fn the_byte_that_wakes_a_reader_completes_no_frame_that_lands() {
+    let (link, mut other) = pair();
+    let caller = spawn_call(&link, text("one"));
+    let request = other.next_request();
+    other.core.reply(request.call, answer(&"long".repeat(40 << 10)));
+    let mut reply = other.output();
+    reply.pop();
+    other.write(&reply);
+    wait_for(&link, "all but the last byte to land", |state| {
+        let has_all = pipe::readable_bytes(&link.input) == 0;
+        state.reader.is_none() && state.core.has_place() && has_all
+    });
+    link.end(&Error::of_kind(ErrorKind::Shutdown, "as a test"));
+    assert_eq!(caller.join().unwrap().unwrap_err().kind(), ErrorKind::Shutdown);
 }
 
 /// A pipe is made to hold more by who sees that it carries much, which no short call shows.
