@@ -7,14 +7,14 @@
 
 use std::io;
 use std::sync::{Arc, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
 
 use super::caller::Unwinding;
 use super::lead::Lead;
-use super::link::{Link, State};
+use super::link::{Link, State, Ticking};
 use super::patience::Patience;
 use super::roles::{Reader, Writer};
 use super::worker::Worker;
@@ -35,25 +35,74 @@ impl Link {
         len: usize,
     ) -> std::result::Result<Result<Bytes>, MutexGuard<'a, State>> {
         let mut state = self.lock();
+        let mut is_rare = false;
         if !state.is_still_at_rest() {
-            return Err(state);
+            match self.wake_at_rest(&mut state) {
+                Some(rare) => is_rare = rare,
+                None => return Err(state),
+            }
         }
+        let Some(call) = self.open_alone(&mut state, outbound, request, len) else {
+            if is_rare {
+                // Whatever comes of it in the general way, somebody has to look after the input.
+                self.keep_ticking(&mut state);
+            }
+            return Err(state);
+        };
+        Ok(self.exchange(state, call, &Patience::until_then(outbound.deadline), is_rare))
+    }
+
+    #[inline]
+    fn open_alone(
+        self: &Arc<Self>,
+        state: &mut State,
+        outbound: &Outbound<'_>,
+        request: &impl Message,
+        len: usize,
+    ) -> Option<u64> {
         let mut deadline = None;
         if let Some(at) = outbound.deadline {
             let now = outbound.made_at.unwrap_or_else(Instant::now);
             if at <= now {
-                return Err(state);
+                return None;
             }
             deadline = Some((at, now));
         }
-        let State { core, reader: Some(_), writer: Some(writer), .. } = &mut *state else {
-            return Err(state);
-        };
+        let State { core, reader: Some(_), writer: Some(writer), .. } = state else { return None };
         let unwinding = Unwinding(self);
         let opened = core.open_alone(outbound.method, deadline, request, len, &mut writer.taken);
         drop(unwinding);
-        let Some(call) = opened else { return Err(state) };
-        Ok(self.exchange(state, call, &Patience::until_then(outbound.deadline)))
+        opened
+    }
+
+    /// Takes a connection, on which nothing has gone on for a while, from the watcher, which waits for its input. `None` if
+    /// something goes on after all. Otherwise, says whether this call comes by itself; where calls come close together, the
+    /// watcher ticks from now on, and waits again when they have stopped.
+    #[cold]
+    fn wake_at_rest(self: &Arc<Self>, state: &mut State) -> Option<bool> {
+        if !state.armed {
+            return None;
+        }
+        let is_close = |since: Instant| since.elapsed() < CLOSE;
+        let is_rare =
+            state.ticking == Ticking::No && !state.armed_since.take().is_some_and(is_close);
+        self.disarm_input(state);
+        let is_calm = state.reader.as_deref().is_some_and(|reader| state.is_calm(reader));
+        if !is_rare || !is_calm {
+            self.keep_ticking(state);
+        }
+        is_calm.then_some(is_rare)
+    }
+
+    /// Gives it back after such a call. It costs a call that comes by itself as much as a timer for a tick would, and the
+    /// watcher need not wake up for it.
+    #[cold]
+    fn sleep_again(self: &Arc<Self>, state: &mut State) {
+        if self.arm_input(state) {
+            state.armed_since = Some(Instant::now());
+        } else {
+            self.keep_ticking(state);
+        }
     }
 
     /// Writes the request of a call, and waits for its response.
@@ -62,6 +111,7 @@ impl Link {
         mut state: MutexGuard<'a, State>,
         call: u64,
         patience: &Patience<'_>,
+        is_rare: bool,
     ) -> Result<Bytes> {
         if !self.write_alone(&mut state) {
             return self.wait_for_reply(state, call, patience);
@@ -73,7 +123,11 @@ impl Link {
         if let Some(bytes) = alone.has_read(&mut state, &read) {
             if let Some(response) = state.core.take_alone_response(call, bytes) {
                 alone.end(&mut state);
-                state.rested = state.visits;
+                if is_rare {
+                    self.sleep_again(&mut state);
+                } else {
+                    state.rested = state.visits;
+                }
                 return Ok(response);
             }
         }
@@ -198,7 +252,7 @@ impl<'a> Alone<'a> {
     fn has_read(&self, state: &mut State, read: &io::Result<Option<usize>>) -> Option<&[u8]> {
         let reader = self.reader.as_deref()?;
         let Ok(Some(len)) = *read else { return None };
-        if state.visits != self.visits + 1 {
+        if state.visits != self.visits + 1 && !self.is_undisturbed(state, reader) {
             return None;
         }
         if let Some(input) = &reader.ring {
@@ -210,6 +264,18 @@ impl<'a> Alone<'a> {
         // Whoever fills the buffer gets a larger one.
         let is_usual = 0 < len && len < reader.buffer.len();
         is_usual.then(|| &reader.buffer[..len])
+    }
+
+    /// Whether nothing goes on although others have had the lock since, as the watcher has with its ticks. It ticks again
+    /// then.
+    #[cold]
+    fn is_undisturbed(&self, state: &mut State, reader: &Reader) -> bool {
+        if state.leading.is_some() {
+            // There is the call that this waits for.
+            return false;
+        }
+        self.link.keep_ticking_late(state);
+        state.ticking != Ticking::No && state.is_calm(reader)
     }
 
     /// Gives the role back, after a read that has brought what it was to bring and nothing else.
@@ -264,7 +330,13 @@ impl State {
     /// Whether nothing goes on, and the thread that asks is the only one that has business here.
     #[inline(never)]
     pub(super) fn is_at_rest(&self) -> bool {
-        let (Some(reader), Some(writer)) = (&self.reader, &self.writer) else { return false };
+        let is_calm = |reader| self.is_calm(reader);
+        self.ticking != Ticking::No && self.reader.as_deref().is_some_and(is_calm)
+    }
+
+    /// The same whether the watcher ticks or not, with the role of reading, whoever has it.
+    fn is_calm(&self, reader: &Reader) -> bool {
+        let Some(writer) = &self.writer else { return false };
         let can_read = !self.input_ended
             && self.left.is_none()
             && !self.armed
@@ -286,11 +358,8 @@ impl State {
             && self.pumps.is_empty()
             && self.running.is_empty()
             && self.spans.is_empty();
-        let is_usual = self.over.is_none()
-            && !self.severed
-            && !self.reported
-            && self.ticking
-            && !self.shared.is_wished_for();
+        let is_usual =
+            self.over.is_none() && !self.severed && !self.reported && !self.shared.is_wished_for();
         can_read && can_write && has_no_others && is_usual && self.core.is_at_rest()
     }
 
@@ -300,3 +369,6 @@ impl State {
         core.reply_alone(call, response, &mut writer.taken)
     }
 }
+
+/// Calls of which each begins so soon after the one before come close together: of two ticks, one would find something.
+const CLOSE: Duration = Duration::from_millis(4);

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use super::link::{Link, State};
 use super::roles::Reader;
 use super::waiter::Waiter;
-use super::watcher::{self, Source};
 use super::worker::Task;
 use crate::call::CallState;
 use crate::error::Result;
@@ -54,12 +53,8 @@ impl<'a> Lead<'a> {
         if state.input_ended {
             return None;
         }
+        link.disarm_input(state);
         let reader = state.reader.take()?;
-        if let (true, Some(key)) = (state.armed, link.key.get()) {
-            state.armed = false;
-            reader.end_waiting();
-            watcher::disarm(*key, Source::Input, &link.input);
-        }
         state.leading = call;
         Some(Lead::with(link, Some(reader), call))
     }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -104,7 +104,7 @@ pub(super) struct State {
     /// Tickets of those that wait for the answer to a ping.
     pub(super) pings: BTreeSet<u64>,
     /// Whether the watcher ticks for this connection.
-    pub(super) ticking: bool,
+    pub(super) ticking: Ticking,
     /// How many ticks in a row nothing has happened in.
     pub(super) quiet_ticks: u32,
     /// Whether anything has come from the other side since that was last asked.
@@ -113,6 +113,8 @@ pub(super) struct State {
     pub(super) active: bool,
     /// Whether the watcher waits for input, because nobody else does.
     pub(super) armed: bool,
+    /// Since when it does so for a call that came after a pause.
+    pub(super) armed_since: Option<Instant>,
     /// Whether the output is to be closed as soon as nothing is left to be written, and no call is left that might need a
     /// grant or a reply.
     pub(super) closing: bool,
@@ -134,6 +136,15 @@ pub(super) struct State {
     pub(super) visits: u64,
     /// How often it had been as a call of this side that was alone last released it, and nothing was going on.
     pub(super) rested: u64,
+}
+
+/// Whether the watcher ticks for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ticking {
+    No,
+    /// It will, and nobody needs the first tick soon.
+    Late,
+    Yes,
 }
 
 impl Link {
@@ -163,11 +174,12 @@ impl Link {
                 spans: BTreeMap::new(),
                 log_level: None,
                 pings: BTreeSet::new(),
-                ticking: false,
+                ticking: Ticking::No,
                 quiet_ticks: 0,
                 heard: false,
                 active: false,
                 armed: false,
+                armed_since: None,
                 closing: false,
                 input_ended: false,
                 over: None,

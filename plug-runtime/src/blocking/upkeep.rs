@@ -4,7 +4,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lead::{Lead, Wakes};
-use super::link::{Link, State};
+use super::link::{Link, State, Ticking};
 use super::roles::Reader;
 use super::watcher::{self, Key, Report, Source};
 use super::worker::Task;
@@ -48,24 +48,55 @@ impl Link {
     /// Has the watcher tick for this connection, if it does not.
     #[inline]
     pub(super) fn keep_ticking(self: &Arc<Self>, state: &mut State) {
-        if !state.ticking {
+        if state.ticking != Ticking::Yes {
             self.begin_ticking(state);
+        }
+    }
+
+    /// The same for a plugin that serves a call which came after a pause: it takes a while to see that its handler is slow.
+    pub(super) fn keep_ticking_late(self: &Arc<Self>, state: &mut State) {
+        if state.ticking == Ticking::No && watcher::tick_late(self) {
+            state.ticking = Ticking::Late;
+            state.workers.next_tick();
         }
     }
 
     #[cold]
     fn begin_ticking(self: &Arc<Self>, state: &mut State) {
         // While it is being loaded there may be no watcher, and then no tick.
-        if watcher::tick(self) {
-            state.ticking = true;
+        if state.ticking == Ticking::Late {
+            watcher::hurry();
+            state.ticking = Ticking::Yes;
+        } else if watcher::tick(self) {
+            state.ticking = Ticking::Yes;
             state.workers.next_tick();
         }
+    }
+
+    /// Has the watcher no longer wait for input, which somebody else is going to read.
+    #[inline]
+    pub(super) fn disarm_input(&self, state: &mut State) {
+        if let (true, Some(key), Some(reader)) = (state.armed, self.key.get(), &state.reader) {
+            reader.end_waiting();
+            state.armed = false;
+            watcher::disarm(*key, Source::Input, &self.input);
+        }
+    }
+
+    /// Has the watcher wait for input, where nobody else reads. Says whether it does.
+    pub(super) fn arm_input(&self, state: &mut State) -> bool {
+        if let (false, Some(key)) = (state.armed, self.key.get()) {
+            let is_quiet = state.reader.as_deref().is_none_or(Reader::begin_to_wait);
+            state.armed = is_quiet && watcher::arm(*key, Source::Input, &self.input).is_ok();
+        }
+        state.armed
     }
 
     /// Called every 2 ms while something happens. Says whether to go on.
     pub(super) fn handle_tick(self: &Arc<Self>) -> bool {
         self.expire();
         let mut state = self.lock();
+        state.ticking = Ticking::Yes;
         let wait_for_input = state.reader.is_some() && !state.input_ended;
         // In a plugin somebody must read for the handlers that run; in a host the watcher does.
         let is_plugin = state.core.is_plugin();
@@ -88,15 +119,12 @@ impl Link {
         if !busy {
             // Whoever has queued something writes it. If somebody has not, it is not left for ever.
             state = self.flush_or_leave_some(state);
-            let wait_for_input = wait_for_input && state.core.failure().is_none();
-            if let (true, false, Some(key)) = (wait_for_input, state.armed, self.key.get()) {
-                let is_quiet = state.reader.as_deref().is_none_or(Reader::begin_to_wait);
-                state.armed = is_quiet && watcher::arm(*key, Source::Input, &self.input).is_ok();
+            if wait_for_input && state.core.failure().is_none() && self.key.get().is_some() {
                 // Where it cannot wait for one more pipe, it looks with each tick.
-                stands_in = !state.armed;
+                stands_in = !self.arm_input(&mut state);
             }
             busy = stands_in || state.keeps_memory();
-            state.ticking = busy;
+            state.ticking = if busy { Ticking::Yes } else { Ticking::No };
             state = self.leave_sent(state);
         } else {
             state.quiet_ticks = 0;

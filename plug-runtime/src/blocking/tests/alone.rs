@@ -88,6 +88,67 @@ fn a_connection_that_is_declined_memory_is_at_rest_after_that() {
     other.write_all();
     in_time(&called, "the reply").unwrap();
     let mut state = link.lock();
-    (state.ticking, state.armed) = (true, false);
+    (state.ticking, state.armed) = (Ticking::Yes, false);
     assert!(state.is_at_rest());
+}
+
+/// A host's end on which nothing has gone on for a while.
+fn asleep() -> (Arc<Link>, Other) {
+    let (link, other) = pair_serving(METHODS, echo);
+    wait_for(&link, "the watcher to wait for input", |state| {
+        state.armed && state.ticking == Ticking::No
+    });
+    (link, other)
+}
+
+fn call_through(link: &Arc<Link>, other: &mut Other) {
+    let called = spawn_call_for(link, "hello");
+    let request = other.next_request();
+    other.core.reply(request.call, answer("yes"));
+    other.write_all();
+    in_time(&called, "the reply").unwrap();
+}
+
+fn assert_heard(other: &mut Other) {
+    let call = other.open_within(1, 0, "unasked");
+    other.write_all();
+    let (answered, outcome) = other.next_outcome();
+    outcome.unwrap();
+    assert_eq!(answered, call);
+}
+
+#[test]
+fn what_comes_unasked_is_heard_after_a_call_that_came_by_itself() {
+    let (link, mut other) = asleep();
+    for _ in 0..3 {
+        link.lock().armed_since = None;
+        call_through(&link, &mut other);
+        let state = link.lock();
+        assert!(state.armed && state.ticking == Ticking::No, "the watcher waits at once");
+        assert!(state.armed_since.is_some());
+    }
+    assert_heard(&mut other);
+}
+
+#[test]
+fn calls_that_come_close_together_do_not_have_the_watcher_wait_in_between() {
+    let (link, mut other) = asleep();
+    call_through(&link, &mut other);
+    // However busy the machine is, the next comes at once.
+    link.lock().armed_since = Some(Instant::now() + LONG);
+    call_through(&link, &mut other);
+    assert_eq!(
+        link.lock().armed_since,
+        None,
+        "it waits again once it has found that they have stopped"
+    );
+    assert_heard(&mut other);
+}
+
+#[test]
+fn what_comes_unasked_is_heard_after_a_call_after_a_pause_that_has_not_begun() {
+    let (link, mut other) = asleep();
+    let late = Outbound { deadline: Some(Instant::now()), ..unary(&link) };
+    assert_eq!(link.call(&late, &text("late")).unwrap_err().kind(), ErrorKind::Deadline);
+    assert_heard(&mut other);
 }

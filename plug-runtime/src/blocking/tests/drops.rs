@@ -74,7 +74,7 @@ fn what_is_served_is_not_dropped_on_the_watcher() {
         let _ = &service;
         call.unary(|request: String| Ok(request))
     });
-    wait_for(&link, "the watcher to rest", |state| !state.ticking);
+    wait_for(&link, "the watcher to rest", |state| state.ticking == Ticking::No);
     watcher::IS_WATCHER.set(true);
     drop(link);
     watcher::IS_WATCHER.set(false);
@@ -203,7 +203,7 @@ fn half_sent(link: &Arc<Link>) -> mpsc::Receiver<Dropped> {
     link.call_one_way(&unary(link), &request).unwrap();
     drop(request);
     assert!(is_told.try_recv().is_err(), "the rest of it is to be sent");
-    wait_for(link, "the watcher to rest", |state| !state.ticking);
+    wait_for(link, "the watcher to rest", |state| state.ticking == Ticking::No);
     is_told
 }
 
@@ -254,7 +254,7 @@ fn memory_is_given_back_while_somebody_waits_for_a_reply() {
     let leader = spawn_call(&link, text("leader"));
     let leading = other.next_request();
     wait_for(&link, "somebody to read", |state| state.leading == Some(leading.call));
-    wait_for(&link, "the watcher to rest", |state| !state.ticking);
+    wait_for(&link, "the watcher to rest", |state| state.ticking == Ticking::No);
     for one_way in [false, true] {
         let (request, is_told) = telling(&link, 100 << 10);
         let calling = link.clone();

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::dispatch::service_infos;
 use super::lead::{Lead, Wakes};
-use super::link::{Link, State};
+use super::link::{Link, State, Ticking};
 use super::patience::Patience;
 use super::watcher::{self, Inside};
 use crate::Method;
@@ -130,7 +130,7 @@ fn unwatched_plugin(
     let mut other = Other { core, input: host_input, output: host_output };
     other.write_all();
     link.greet(Vec::new, || Ok(())).unwrap();
-    link.lock().ticking = true;
+    link.lock().ticking = Ticking::Yes;
     let plugin = link.clone();
     let served = spawn(move || {
         {

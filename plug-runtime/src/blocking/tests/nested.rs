@@ -68,7 +68,7 @@ fn a_stream_that_is_returned_late_by_a_nested_handler_is_sent() {
     let listed = other.core.open(&opening, Some(&text(""))).unwrap();
     other.write_all();
     wait_for(&link, "the handler to run", |state| state.workers.is_busy());
-    wait_for(&link, "the watcher to rest", |state| !state.ticking);
+    wait_for(&link, "the watcher to rest", |state| state.ticking == Ticking::No);
     open.send(()).unwrap();
     other.read_until(|event| matches!(event, Event::Messages { call, .. } if *call == listed));
     other.core.reply(outer, answer("done"));
@@ -94,7 +94,7 @@ fn a_reply_does_not_wait_for_the_handler_that_runs_on_the_thread_that_was_to_rea
     let follower = spawn_call(&link, text("follower"));
     let following = other.next_request();
     wait_for(&link, "the third caller", |state| state.waiters.len() == 2);
-    wait_for(&link, "the watcher to rest", |state| !state.ticking);
+    wait_for(&link, "the watcher to rest", |state| state.ticking == Ticking::No);
 
     other.open_within(1, outer, "nested");
     other.core.reply(leading.call, answer("led"));

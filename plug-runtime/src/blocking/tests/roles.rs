@@ -84,7 +84,7 @@ fn who_is_told_to_read_and_has_what_it_waits_for_tells_the_next() {
     let follower = spawn_call(&link, text("follower"));
     let following = other.next_request();
     wait_for(&link, "the follower", |state| state.waiters.len() == 2);
-    wait_for(&link, "the watcher to rest", |state| !state.ticking);
+    wait_for(&link, "the watcher to rest", |state| state.ticking == Ticking::No);
 
     other.core.begin_responses(streaming.call);
     other.core.send(streaming.call, &prost::Message::encode_to_vec(&text("item"))).unwrap();

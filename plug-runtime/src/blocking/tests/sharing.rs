@@ -132,7 +132,7 @@ fn x11_who_writes_and_finds_an_impossible_mark_wakes_who_reads() {
     let reading = spawn_call_for(&link, "one");
     other.next_request_in(&mut rings);
     wait_for(&link, "somebody to read, and nobody to tick", |state| {
-        state.leading.is_some() && !state.ticking
+        state.leading.is_some() && state.ticking == Ticking::No
     });
     rings.reader.claim_to_have_read(1 << 31);
     // More than there is room for as far as is known, so that it looks.
@@ -151,7 +151,7 @@ fn a_long_message_waits_for_room_also_where_nobody_reads_here() {
     link.call_one_way(&unary(&link), &long).unwrap();
     assert!(other.next_request_in(&mut rings).message.len() > long.len());
     // Nor does it keep the watcher awake.
-    wait_for(&link, "nobody to tick", |state| !state.ticking);
+    wait_for(&link, "nobody to tick", |state| state.ticking == Ticking::No);
 }
 
 /// Both sides have more to say than there is room for, and the other one says all before it listens.

@@ -19,7 +19,7 @@ fn who_waits_for_room_learns_that_a_void_frame_has_gone() {
     let deadline = Some(Instant::now() + Duration::from_millis(20));
     let error = link.call(&Outbound { deadline, ..unary(&link) }, &text("late")).unwrap_err();
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Deadline, Delivery::NotSent));
-    wait_for(&link, "the watcher to rest", |state| !state.ticking);
+    wait_for(&link, "the watcher to rest", |state| state.ticking == Ticking::No);
     let _waiting = spawn_call_for(&link, "waiting");
     wait_for(&link, "it to wait", |state| !state.space.is_empty());
     assert!(other.next_request().message.len() > 14 << 10);
