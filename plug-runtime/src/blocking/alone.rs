@@ -123,9 +123,10 @@ impl Link {
         if let Some(bytes) = alone.has_read(&mut state, &read) {
             if let Some(response) = state.core.take_alone_response(call, bytes) {
                 alone.end(&mut state);
+                state.shared.note_reply();
                 if is_rare {
                     self.sleep_again(&mut state);
-                } else {
+                } else if !state.shared.is_wished_for() {
                     state.rested = state.visits;
                 }
                 return Ok(response);

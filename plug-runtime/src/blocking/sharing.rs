@@ -53,9 +53,18 @@ pub(super) struct RingInput {
 }
 
 impl Shared {
-    /// Whether this host wants memory, and has had no answer.
+    /// Whether this host wants memory by now, or with its next reply, and has had no answer.
+    #[inline]
     pub(super) fn is_wished_for(&self) -> bool {
-        self.wish.is_some()
+        self.wish.as_ref().is_some_and(|wish| wish.replies <= 1)
+    }
+
+    /// Notes that a call has ended, before it is wished for.
+    #[inline]
+    pub(super) fn note_reply(&mut self) {
+        if let Some(wish) = &mut self.wish {
+            wish.replies = wish.replies.saturating_sub(1);
+        }
     }
 
     /// Whether [`take_output`](Self::take_output) has something.

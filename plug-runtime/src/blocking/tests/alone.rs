@@ -152,3 +152,22 @@ fn what_comes_unasked_is_heard_after_a_call_after_a_pause_that_has_not_begun() {
     assert_eq!(link.call(&late, &text("late")).unwrap_err().kind(), ErrorKind::Deadline);
     assert_heard(&mut other);
 }
+
+#[cfg(all(target_os = "linux", feature = "shm", not(plug_portable)))]
+#[test]
+fn calls_that_are_alone_count_for_the_wish_for_memory() {
+    // Who looks at the connection has its lock, and then the next call looks at all of it.
+    for looks in [false, true] {
+        let (link, mut other) =
+            greeted(Hello::new(text("host"), String::new()).with_features(&["shm"]), None);
+        let pid = std::process::id();
+        let wish = super::super::sharing::Wish { pid, replies: 5, may_poll: false };
+        link.lock().wish_for_memory(wish);
+        (0..4).for_each(|_| call_through(&link, &mut other));
+        if looks {
+            assert!(link.lock().core.can_share(), "nothing was asked for");
+        }
+        call_through(&link, &mut other);
+        other.read_until(|event| matches!(event, Event::MemoryWanted(_)));
+    }
+}
