@@ -248,9 +248,10 @@ pub trait Proxy: Clone + Send + Sync + 'static {
         self.caller().peer()
     }
 
-    /// Gives each call that long, from its start to its end: that of a stream is when its last item was taken. A call
+    /// Gives each call that long, from its start to its end: that of a stream is when its last item has arrived. A call
     /// that takes longer fails with [`Code::DeadlineExceeded`](crate::Code::DeadlineExceeded), whatever its handler
-    /// does; [`Call::deadline`](crate::Call::deadline) tells the handler.
+    /// does; [`Call::deadline`](crate::Call::deadline) tells the handler. The items of a stream that have arrived in time
+    /// can be read afterwards, and then comes the error.
     ///
     /// It replaces an earlier time-out or deadline of the proxy, and that of
     /// [`Command::timeout`](crate::Command::timeout). `Duration::MAX` is no limit. A handler's calls end with its own

@@ -335,7 +335,11 @@ impl Peer {
             [] => "no services".to_owned(),
             services => services.join(", "),
         };
-        format!("the service {name} was asked for, but {} offers {offers}", self.name())
+        let text = format!("the service {name} was asked for, but {} offers {offers}", self.name());
+        match self.shared.role {
+            Role::Plugin { .. } => text,
+            Role::Host => format!("{text}: a host offers what it gives to Command::serve"),
+        }
     }
 
     /// The number of a unary method, or what is wrong with its name.

@@ -73,6 +73,9 @@ mod linux {
         let error = in_time("the load", move || load_probe(greedy()).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::Handshake, "{error:?}");
         assert!(error.exit().is_some(), "{error:?}");
+        if error.message().contains("before its hello") {
+            assert!(error.message().contains("Command::max_memory"), "{error}");
+        }
         case.finish();
     }
 

@@ -290,7 +290,7 @@ impl Link {
         });
         let (mut state, result) = match waited {
             Ok(((), state)) => (state, Ok(())),
-            Err(state) => (state, Err(patience.error())),
+            Err(state) => (state, Err(patience.error_in_queue())),
         };
         patience.listen(listened);
         state.space.retain(|other| *other != ticket);

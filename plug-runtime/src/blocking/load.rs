@@ -115,7 +115,11 @@ impl Launched {
                 Some(status) => {
                     tail.fill(&started.stderr);
                     let exit = Exit::by_itself(started.child.pid(), status);
-                    Err(exit_error(&exit, "", " before its hello: is it a plugin?", &tail))
+                    let when = match program.limits_memory() {
+                        false => " before its hello: is it a plugin?",
+                        true => " before its hello: is it a plugin, and does Command::max_memory let it start?",
+                    };
+                    Err(exit_error(&exit, "", when, &tail))
                 }
             }
         });

@@ -103,10 +103,21 @@ impl<'a> Patience<'a> {
 
     /// Why the wait is over.
     pub(super) fn error(&self) -> Error {
+        self.error_with("the call did not end in time")
+    }
+
+    /// The same for a call that has waited for others to end.
+    pub(super) fn error_in_queue(&self) -> Error {
+        self.error_with(
+            "the call did not end in time: as many others as the other side takes at once were under way all the while",
+        )
+    }
+
+    fn error_with(&self, text: &str) -> Error {
         if self.is_cancelled() {
             cancelled_here()
         } else {
-            Error::of_kind(ErrorKind::Deadline, "the call did not end in time")
+            Error::of_kind(ErrorKind::Deadline, text)
         }
     }
 }

@@ -356,7 +356,11 @@ impl Care for Remote {
             }
         }
         watcher::disarm(self.key, Source::Stderr, &self.stderr);
-        let error = exit_error(&exit, "", "", &self.tail).with_plugin(&self.name);
+        let why = match exit.cause() {
+            ExitCause::Stopped => "was stopped by this host, and ",
+            _ => "",
+        };
+        let error = exit_error(&exit, why, "", &self.tail).with_plugin(&self.name);
         self.link.end(&error);
         self.tail.end();
         self.link.unwatch();

@@ -178,9 +178,10 @@ impl Undecodable {
                     "is not decoded: {excess}. Send less at a time, in several calls or a stream"
                 ),
             ),
-            Undecodable::Broken(error) => {
-                (Code::InvalidArgument, format!("cannot be decoded: {error}"))
-            }
+            Undecodable::Broken(error) => (
+                Code::InvalidArgument,
+                format!("cannot be decoded: {error}. Were both sides built from the same .proto?"),
+            ),
         }
     }
 }

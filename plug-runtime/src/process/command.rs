@@ -234,7 +234,8 @@ impl Command {
     /// Has `callback` called with how the plugin's process has ended, once for each process that was loaded, also if this
     /// host has ended it. [`Exit::cause`] says why it ended.
     ///
-    /// By then all that it had sent was delivered, and all its calls have failed. A load that fails has no such call: its
+    /// By then all that it had sent was delivered, and all its calls have failed. It may be called a little after
+    /// [`Peer::stop`](crate::Peer::stop) has returned, and not at all if this program ends first. A load that fails has no such call: its
     /// error says everything. The callback runs on a thread of its own, so it may block, panic and load plugins; only the
     /// next call of the same callback waits for it. It replaces an earlier one. For a plugin inside this process it is never called.
     ///

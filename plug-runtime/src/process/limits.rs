@@ -64,6 +64,10 @@ impl Command {
 }
 
 impl Limits {
+    pub(super) fn has_memory(&self) -> bool {
+        self.memory.is_some()
+    }
+
     /// Limits a child that has just been started.
     pub(super) fn apply(&self, pid: u32) -> Result<()> {
         if let Some(bytes) = self.memory {

@@ -58,6 +58,11 @@ impl Program {
         self
     }
 
+    /// Whether there is a limit on its memory.
+    pub(crate) fn limits_memory(&self) -> bool {
+        self.limits.has_memory()
+    }
+
     /// Starts the program, in a process group of its own, with a pipe for each of its standard streams and within its
     /// limits.
     pub(crate) fn spawn(&self) -> Result<Started> {

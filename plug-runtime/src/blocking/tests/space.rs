@@ -26,3 +26,14 @@ fn who_waits_for_room_learns_that_a_void_frame_has_gone() {
     let next: String = prost::Message::decode(other.next_request().message).unwrap();
     assert_eq!(next, "waiting");
 }
+
+#[test]
+fn whose_time_is_over_while_it_waits_for_others_learns_that_it_did() {
+    let (link, mut other) = pair_taking(1);
+    let _leader = spawn_call_for(&link, "leader");
+    other.next_request();
+    let deadline = Some(Instant::now() + Duration::from_millis(20));
+    let error = link.call(&Outbound { deadline, ..unary(&link) }, &text("late")).unwrap_err();
+    assert_eq!((error.kind(), error.delivery()), (ErrorKind::Deadline, Delivery::NotSent));
+    assert!(error.message().contains("as many others as the other side takes at once"), "{error}");
+}
