@@ -133,6 +133,18 @@ fn mistakes_of_the_language_have_places_too() {
 }
 
 #[test]
+fn mistakes_that_many_make_at_first_are_told_with_a_remedy() {
+    let options = "syntax = \"proto3\";\nmessage M {}\nservice S {\n  rpc R(M) returns (M) {\n    option (plugpb.one_way) = true;\n  }\n}\n";
+    let no_syntax = "message M {\n  string text = 1;\n}\n";
+    for (proto, remedy) in [(options, "import \"plug.proto\""), (no_syntax, "syntax = \"proto3\"")]
+    {
+        let [in_process, _] = told(&[("a.proto", proto)], &[]);
+        let error = in_process.unwrap_err();
+        assert!(error.contains(remedy), "{error}");
+    }
+}
+
+#[test]
 fn wrong_options_are_told_with_the_valid_ones() {
     let proto = "syntax = \"proto3\";\n";
     let [in_process, by_protoc] =

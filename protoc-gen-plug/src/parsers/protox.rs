@@ -77,9 +77,23 @@ fn report_diagnostic(
     }
     // Errors of parsing begin with the file and the place, which are given already.
     let message = message.strip_prefix(&format!("{file}:")).unwrap_or(&message).trim_start();
-    mistakes.add(file, position, message);
+    match remedy(message) {
+        Some(remedy) => mistakes.add(file, position, format!("{message}: {remedy}")),
+        None => mistakes.add(file, position, message),
+    }
     for related in diagnostic.related().into_iter().flatten() {
         report_diagnostic(related, outer, file, mistakes);
+    }
+}
+
+/// What to do about mistakes that many make at first.
+fn remedy(message: &str) -> Option<&'static str> {
+    if message.starts_with("name 'plugpb.") && message.contains("is not defined") {
+        Some("import \"plug.proto\", which need not be on your disk")
+    } else if message.contains("with proto2 syntax") {
+        Some("is a line missing that says syntax = \"proto3\"?")
+    } else {
+        None
     }
 }
 
