@@ -96,6 +96,10 @@ impl Link {
     pub(super) fn handle_tick(self: &Arc<Self>) -> bool {
         self.expire();
         let mut state = self.lock();
+        if state.ticking == Ticking::Late {
+            // What has waited since has waited for long enough.
+            state.workers.next_tick();
+        }
         state.ticking = Ticking::Yes;
         let wait_for_input = state.reader.is_some() && !state.input_ended;
         // In a plugin somebody must read for the handlers that run; in a host the watcher does.

@@ -171,3 +171,32 @@ fn calls_that_are_alone_count_for_the_wish_for_memory() {
         other.read_until(|event| matches!(event, Event::MemoryWanted(_)));
     }
 }
+
+#[test]
+fn a_slow_handler_after_a_pause_delays_no_other_call() {
+    let _watched = pair(); // from now on there is a watcher
+    let (open, gate) = gate();
+    let (link, served, mut other) = unwatched_plugin(METHODS, move |call| {
+        call.unary(|request: String| {
+            if request == "slow" {
+                pass(&gate);
+            }
+            Ok(request)
+        })
+    });
+    other.open_within(1, 0, "first");
+    other.write_all();
+    other.next_outcome().1.unwrap();
+    wait_for(&link, "the plugin to wait for the next", |state| state.reader.is_none());
+    wait_for(&link, "the watcher to rest", |state| state.ticking == Ticking::No);
+    other.open_within(1, 0, "slow");
+    other.write_all();
+    wait_for(&link, "its handler to run", |state| state.workers.is_busy());
+    let quick = other.open_within(1, 0, "quick");
+    other.write_all();
+    assert_eq!(other.next_outcome().0, quick);
+    open.send(()).unwrap();
+    other.next_outcome().1.unwrap();
+    drop(other);
+    in_time(&served, "the plugin to end");
+}

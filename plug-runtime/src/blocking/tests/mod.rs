@@ -14,7 +14,7 @@ mod unwinding;
 
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use super::dispatch::service_infos;
@@ -227,6 +227,18 @@ impl Other {
             }
         }
     }
+}
+
+/// What an item or a handler of a test waits for. Dropping the sender lets it go on, too.
+type Gate = Mutex<mpsc::Receiver<()>>;
+
+fn gate() -> (mpsc::Sender<()>, Gate) {
+    let (open, gate) = mpsc::channel();
+    (open, Mutex::new(gate))
+}
+
+fn pass(gate: &Gate) {
+    let _ = gate.lock().unwrap().recv_timeout(LONG);
 }
 
 fn text(text: &str) -> String {

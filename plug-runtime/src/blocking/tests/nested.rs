@@ -1,24 +1,10 @@
 //! Calls of the other side, within calls of this one.
 
-use std::sync::Mutex;
-
 use super::super::worker::{Task, Worker};
 use super::*;
 use crate::blocking::roles::Bulk;
 
 const METHODS: &[Method] = &[Method::unary("Call"), Method::server_streaming("List")];
-
-/// What an item or a handler of a test waits for. Dropping the sender lets it go on, too.
-type Gate = Mutex<mpsc::Receiver<()>>;
-
-fn gate() -> (mpsc::Sender<()>, Gate) {
-    let (open, gate) = mpsc::channel();
-    (open, Mutex::new(gate))
-}
-
-fn pass(gate: &Gate) {
-    let _ = gate.lock().unwrap().recv_timeout(LONG);
-}
 
 #[test]
 fn m10_two_calls_within_one_that_come_together_run_at_the_same_time() {
