@@ -68,6 +68,12 @@ impl Batch {
         self.run.is_read() && self.messages.is_empty()
     }
 
+    /// Gives the memory of what was read back, before a wait for more.
+    fn release(&mut self) {
+        debug_assert!(self.is_empty(), "there is more");
+        self.run = Run::default();
+    }
+
     fn received(&self, taken: Taken) -> Received<'_> {
         match taken {
             Taken::Short(place) => Received::Short(self.run.message(place)),
@@ -154,6 +160,7 @@ impl Messages {
 
     fn wait_for_next(&mut self) -> Option<Result<Taken>> {
         let batch = &mut self.batch;
+        batch.release();
         let mut patience = Patience::new(&self.link, self.deadline, &self.cancel);
         if self.has_requests {
             patience = patience.listening();
@@ -187,6 +194,7 @@ impl Messages {
         if self.has_ended {
             return Poll::Ready(None);
         }
+        self.batch.release();
         let mut state = self.link.lock();
         match state.take(self.call, &mut self.batch) {
             Some(taken) => {
