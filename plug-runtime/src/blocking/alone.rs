@@ -17,6 +17,7 @@ use super::lead::Lead;
 use super::link::{Link, State, Ticking};
 use super::patience::Patience;
 use super::roles::{Reader, Writer};
+use super::watcher::TICK;
 use super::worker::Worker;
 use crate::error::Result;
 use crate::incoming::Outcome;
@@ -123,7 +124,7 @@ impl Link {
         if let Some(bytes) = alone.has_read(&mut state, &read) {
             if let Some(response) = state.core.take_alone_response(call, bytes) {
                 alone.end(&mut state);
-                state.shared.note_reply();
+                state.ask_for_memory(1);
                 if is_rare {
                     self.sleep_again(&mut state);
                 } else if !state.shared.is_wished_for() {
@@ -372,4 +373,4 @@ impl State {
 }
 
 /// Calls of which each begins so soon after the one before come close together: of two ticks, one would find something.
-const CLOSE: Duration = Duration::from_millis(4);
+const CLOSE: Duration = TICK.saturating_mul(2);

@@ -59,14 +59,6 @@ impl Shared {
         self.wish.as_ref().is_some_and(|wish| wish.replies <= 1)
     }
 
-    /// Notes that a call has ended, before it is wished for.
-    #[inline]
-    pub(super) fn note_reply(&mut self) {
-        if let Some(wish) = &mut self.wish {
-            wish.replies = wish.replies.saturating_sub(1);
-        }
-    }
-
     /// Whether [`take_output`](Self::take_output) has something.
     pub(super) fn has_output(&self) -> bool {
         self.from.is_some()

@@ -123,7 +123,7 @@ struct Shared {
 }
 
 /// How long somebody who should read or act is waited for, before somebody else does.
-const TICK: Duration = Duration::from_millis(2);
+pub(super) const TICK: Duration = Duration::from_millis(2);
 
 /// The same after a pause, where nobody needs it sooner. A timer that is due before the system's own next tick, which comes
 /// every 4 ms as a rule, has it set the processor's clock: that takes 6 µs in a virtual machine, and 0.7 µs otherwise.

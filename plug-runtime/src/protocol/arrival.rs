@@ -71,9 +71,9 @@ impl Run {
 impl Arrival {
     /// The messages by themselves, each with its part of what all of them cost.
     pub(crate) fn split(self, cost: Cost) -> Vec<(Bytes, Cost)> {
-        let Arrival::Short(mut run) = self else {
-            let Arrival::Long(message) = self else { unreachable!() };
-            return vec![(message, cost)];
+        let mut run = match self {
+            Arrival::Short(run) => run,
+            Arrival::Long(message) => return vec![(message, cost)],
         };
         let (mut messages, mut sum) = (Vec::new(), Cost::default());
         while let Some(place) = run.next() {

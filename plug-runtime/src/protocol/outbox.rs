@@ -160,7 +160,8 @@ impl Outbox {
             ShortHead { kind: kind::MESSAGE, call, flags: flag::LAST, ..ShortHead::default() };
         head.encode(message.len(), ready);
         ready.extend_from_slice(message);
-        self.queued += (ready.len() - before) as u64;
+        let len = ready.len() - before;
+        self.pushed(head.kind, call, len);
     }
 
     /// Puts a frame straight into what is written next, which is empty, as is all that is queued here.

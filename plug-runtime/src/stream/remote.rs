@@ -54,7 +54,7 @@ impl Arriving {
 /// A message of a stream, encoded, as it has arrived.
 #[derive(Debug)]
 pub(crate) enum Received<'a> {
-    /// Among others, whose memory is used again.
+    /// Among others, in memory that they share.
     Short(&'a [u8]),
     /// In memory that its bytes fields may keep.
     Long(Bytes),
@@ -113,9 +113,7 @@ impl<T: Message + Default> Remote<T> {
 impl<T> Remote<T> {
     pub(super) fn next(&mut self) -> Option<Result<T>> {
         let item = self.decoder.read(self.messages.as_mut()?.next());
-        if !matches!(item, Some(Ok(_))) {
-            self.messages = None;
-        }
+        self.end_unless_item(&item);
         item
     }
 
@@ -123,10 +121,15 @@ impl<T> Remote<T> {
         let Some(messages) = &mut self.messages else { return Poll::Ready(None) };
         let Poll::Ready(received) = messages.poll_next(waker) else { return Poll::Pending };
         let item = self.decoder.read(received);
+        self.end_unless_item(&item);
+        Poll::Ready(item)
+    }
+
+    #[inline]
+    fn end_unless_item(&mut self, item: &Option<Result<T>>) {
         if !matches!(item, Some(Ok(_))) {
             self.messages = None;
         }
-        Poll::Ready(item)
     }
 }
 
