@@ -6,6 +6,7 @@
 //! that are idle or full, and handlers that take so long that somebody else must read.
 
 mod alone;
+mod attempts;
 mod caller;
 mod describe;
 mod dispatch;

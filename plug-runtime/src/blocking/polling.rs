@@ -14,15 +14,16 @@ use std::hint;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::attempts::Attempts;
+
 /// Whether the one who reads a connection looks for bytes, learnt from how that went.
 #[derive(Debug, Default)]
 pub(super) struct Polling {
     is_on: bool,
-    /// How many times to sleep at once before trying again.
-    skip: u32,
-    /// How many that were after the last look in vain.
-    skipped: u32,
-    spinning: Spinning,
+    /// To look at all, rather than to sleep at once, ...
+    looks: Attempts,
+    /// ... and to look a few times without letting others run.
+    spins: Attempts,
     /// When the processor is tried again that somebody else wanted, how long that was left alone, and how often looking
     /// has paid since.
     off_until: Option<Instant>,
@@ -47,15 +48,11 @@ impl Polling {
         let_others_run: impl Fn(),
         now: impl Fn() -> Instant,
     ) -> bool {
-        if !self.is_on {
-            return false;
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
+        if !self.is_on || !self.looks.is_due() {
             return false;
         }
         if self.paid >= PAYS && self.paid % TIMED_EACH != 0 {
-            let is_there = self.spinning.spin(&mut is_there, pause) || {
+            let is_there = self.spin(&mut is_there, pause) || {
                 let_others_run();
                 is_there()
             };
@@ -82,8 +79,7 @@ impl Polling {
             } else if is_there {
                 self.note_paid();
             } else if was_long || now.duration_since(begin) > POLL_FOR {
-                self.skipped = (self.skipped * 2 + 1).min(SKIP_AT_MOST);
-                self.skip = self.skipped;
+                self.looks.note(true);
             } else {
                 before = now;
                 continue;
@@ -92,39 +88,25 @@ impl Polling {
         }
     }
 
+    /// Looks a few times without letting others run.
+    fn spin(&mut self, is_there: &mut impl FnMut() -> bool, pause: impl Fn()) -> bool {
+        if !self.spins.is_due() {
+            return false;
+        }
+        let found = (0..SPINS).any(|_| {
+            pause();
+            is_there()
+        });
+        self.spins.note(!found);
+        found
+    }
+
     fn note_paid(&mut self) {
-        self.skipped = 0;
+        self.looks.note(false);
         self.paid = self.paid.wrapping_add(1).max(1);
         if self.paid == ALONE_AGAIN {
             self.off_for = Duration::ZERO;
         }
-    }
-}
-
-/// Looking a few times without letting others run.
-#[derive(Debug, Default)]
-struct Spinning {
-    /// How many times not to, and how many that were after the last time in vain.
-    skip: u32,
-    skipped: u32,
-}
-
-impl Spinning {
-    fn spin(&mut self, is_there: &mut impl FnMut() -> bool, pause: impl Fn()) -> bool {
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        for _ in 0..SPINS {
-            pause();
-            if is_there() {
-                self.skipped = 0;
-                return true;
-            }
-        }
-        self.skipped = (self.skipped * 2 + 1).min(SKIP_AT_MOST);
-        self.skip = self.skipped;
-        false
     }
 }
 
@@ -146,9 +128,6 @@ const OFF_AT_MOST: Duration = Duration::from_secs(10);
 /// somebody else who wants the processor is noticed that many calls later at most.
 const PAYS: u32 = 64;
 const TIMED_EACH: u32 = 8;
-
-/// The most waits in a row that sleep at once, after looks in vain.
-const SKIP_AT_MOST: u32 = 1023;
 
 #[cfg(test)]
 mod tests {
@@ -175,8 +154,8 @@ mod tests {
     fn who_looks_in_vain_looks_less_and_less() {
         let mut polling = Polling::new(true);
         assert_eq!(looks(&mut polling, 1), 1);
-        // After 1, 3, 7 and 15 that did not.
-        assert_eq!(looks(&mut polling, 2 + 4 + 8 + 16), 4);
+        // After 1, 2, 4 and 8 that did not.
+        assert_eq!(looks(&mut polling, 2 + 3 + 5 + 9), 4);
         let skipped = looks(&mut polling, 100_000);
         assert!((90..120).contains(&skipped), "{skipped} of 100,000");
     }

@@ -64,11 +64,14 @@ impl Link {
         writer: Option<Box<Writer>>,
         patience: &Patience<'_>,
     ) -> io::Result<Option<usize>> {
-        let (mut target, ring) = reader.target();
-        match ring {
-            None if writer.is_none() && patience.is_endless() => {
-                self.interrupt.read(&self.input, |input| target.read(input))
+        if writer.is_none() && !patience.is_endless() && !patience.is_cancelled() {
+            let read = reader.read_at_once(&self.input);
+            if read.is_some() {
+                return Ok(read);
             }
+        }
+        let (target, ring) = reader.target();
+        match ring {
             None => self.wait_and_read(writer, patience, target),
             Some(input) => self.wait_and_read_ring(input, writer, patience, target),
         }
@@ -96,8 +99,10 @@ impl Link {
         patience: &Patience<'_>,
         mut target: Target<'_>,
     ) -> io::Result<Option<usize>> {
-        let is_readable = (writer.is_none() && patience.is_endless())
-            || self.wait_for_pipes(writer.as_deref(), patience);
+        if writer.is_none() && patience.is_endless() {
+            return self.interrupt.read(&self.input, |input| target.read(input));
+        }
+        let is_readable = self.wait_for_pipes(writer.as_deref(), patience);
         if writer.is_some() {
             self.leave_writer(writer);
         }
@@ -363,6 +368,16 @@ impl Reader {
                 self.bulk.note(pipe, core);
             }
         }
+    }
+
+    /// Takes what is in the pipe already, unless that is hardly ever anything.
+    fn read_at_once(&mut self, pipe: &OwnedFd) -> Option<usize> {
+        if self.ring.is_some() || self.place.is_some() || !self.at_once.is_due() {
+            return None;
+        }
+        let read = pipe::read_at_once(pipe, &mut self.buffer);
+        self.at_once.note(read.is_none());
+        read
     }
 
     fn target(&mut self) -> (Target<'_>, Option<&mut RingInput>) {

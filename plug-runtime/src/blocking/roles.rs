@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use super::attempts::Attempts;
 use super::sharing::RingInput;
 use super::yielding::Yielding;
 use crate::protocol::{Connection, Output, Place, reserve};
@@ -15,13 +16,21 @@ pub(super) struct Reader {
     pub(super) place: Option<Box<Place>>,
     /// Where the other side sends to, if not to the pipe.
     pub(super) ring: Option<Box<RingInput>>,
+    /// To find something in the pipe without waiting.
+    pub(super) at_once: Attempts,
     pub(super) bulk: Bulk,
 }
 
 impl Reader {
     pub(super) fn new() -> Reader {
         let buffer = vec![0; FIRST_READ_BUFFER].into_boxed_slice();
-        Reader { buffer, place: None, ring: None, bulk: Bulk::default() }
+        Reader {
+            buffer,
+            place: None,
+            ring: None,
+            at_once: Attempts::default(),
+            bulk: Bulk::default(),
+        }
     }
 
     /// Makes room for more at a time, if so many bytes have filled the buffer; or for less, if those were the beginning of
