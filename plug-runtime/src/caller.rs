@@ -53,6 +53,27 @@ impl<S: Service> Caller<S> {
         self.decode(method, response)
     }
 
+    /// The same with a request that the caller does not need any more: a long one (16 KiB or more, encoded) is dropped before
+    /// the response is waited for, so that the two do not take memory at the same time. That of a plugin that is
+    /// [restarted](crate::Command::restart) is kept until then, as it may have to be sent again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`unary`](Self::unary).
+    ///
+    /// # Panics
+    ///
+    /// Like [`unary`](Self::unary).
+    pub fn unary_owned<Q, R>(&self, method: u32, request: Q) -> Result<R>
+    where
+        Q: Message,
+        R: Message + Default,
+    {
+        let outbound = self.outbound(method, self.number(method)?);
+        let response = self.peer.call_owned(&outbound, request);
+        self.decode(method, response)
+    }
+
     /// Calls a method that is [one-way](crate::Method::one_way): returns when the call is on its way.
     ///
     /// # Errors

@@ -279,6 +279,14 @@ impl Peer {
         self.shared.line.call(outbound, request)
     }
 
+    pub(crate) fn call_owned(
+        &self,
+        outbound: &Outbound<'_>,
+        request: impl Message,
+    ) -> Result<Bytes> {
+        self.shared.line.call_owned(outbound, request)
+    }
+
     pub(crate) fn call_one_way(
         &self,
         outbound: &Outbound<'_>,

@@ -14,7 +14,7 @@ use super::watcher;
 use crate::encoding::encode_long;
 use crate::error::{Error, Result};
 use crate::options::Outbound;
-use crate::protocol::{Connection, LONG, Opening, Output};
+use crate::protocol::{Connection, LONG, Long, Opening, Output};
 use crate::service::MethodKind;
 use crate::stream::Outgoing;
 
@@ -42,8 +42,36 @@ impl Link {
         request: &impl Message,
     ) -> Result<Bytes> {
         let len = request.encoded_len();
+        if len >= LONG {
+            return self.call_long(outbound, self.encode_request(request, len)?);
+        }
+        self.call_short(outbound, request, len)
+    }
+
+    /// The same with a request that is dropped as soon as it is encoded, if it is a long one.
+    pub(crate) fn call_owned(
+        self: &Arc<Self>,
+        outbound: &Outbound<'_>,
+        request: impl Message,
+    ) -> Result<Bytes> {
+        let len = request.encoded_len();
+        if len >= LONG {
+            let encoded = self.encode_request(&request, len)?;
+            drop(request);
+            return self.call_long(outbound, encoded);
+        }
+        self.call_short(outbound, &request, len)
+    }
+
+    #[inline]
+    fn call_short(
+        self: &Arc<Self>,
+        outbound: &Outbound<'_>,
+        request: &impl Message,
+        len: usize,
+    ) -> Result<Bytes> {
         let mut state = None;
-        if outbound.is_plain() && len < LONG {
+        if outbound.is_plain() {
             match self.call_alone(outbound, request, len) {
                 Ok(outcome) => return outcome,
                 Err(beside_others) => state = Some(beside_others),
@@ -62,24 +90,22 @@ impl Link {
         len: usize,
     ) -> Result<Bytes> {
         let patience = Patience::new(self, outbound.deadline, &outbound.cancel);
-        let (state, call) = match state {
-            Some(state) => self.open_with(state, outbound, &patience, |core, opening| {
-                core.open_short(opening, Some(request), len)
-            })?,
-            None => self.open(outbound, Some(request), len, &patience)?,
-        };
-        let outcome = self.wait_for_reply(state, call, &patience);
-        if len >= LONG {
-            self.drop_sent_of(call);
-        }
-        outcome
+        let state = state.unwrap_or_else(|| self.lock());
+        let (state, call) = self.open_with(state, outbound, &patience, |core, opening| {
+            core.open_short(opening, Some(request), len)
+        })?;
+        self.wait_for_reply(state, call, &patience)
     }
 
-    /// Drops what was sent of the memory of the user who has made a call, on the thread that has made it.
     #[cold]
-    fn drop_sent_of(&self, call: u64) {
-        let parts = self.lock().take_sent_of(call);
-        drop_each(parts);
+    fn call_long(self: &Arc<Self>, outbound: &Outbound<'_>, request: Long) -> Result<Bytes> {
+        let patience = Patience::new(self, outbound.deadline, &outbound.cancel);
+        let (state, call) = self.open_long(outbound, request, &patience)?;
+        let outcome = self.wait_for_reply(state, call, &patience);
+        // On the thread that has made it, whose user's memory it is.
+        let sent = self.lock().take_sent_of(call);
+        drop_each(sent);
+        outcome
     }
 
     /// Calls a method with a stream of requests, which is taken once the call begins, and waits for the reply.
@@ -202,31 +228,37 @@ impl Link {
         patience: &Patience<'_>,
     ) -> Result<(MutexGuard<'_, State>, u64)> {
         match request {
-            Some(request) if len >= LONG => self.open_long(outbound, request, len, patience),
+            Some(request) if len >= LONG => {
+                self.open_long(outbound, self.encode_request(request, len)?, patience)
+            }
             _ => self.open_with(self.lock(), outbound, patience, |core, opening| {
                 core.open_short(opening, request, len)
             }),
         }
     }
 
-    /// The same with a long request, which is encoded while others use the connection.
+    /// Encodes a long request, of so many bytes, while others use the connection.
     #[cold]
-    fn open_long(
-        self: &Arc<Self>,
-        outbound: &Outbound<'_>,
-        request: &impl Message,
-        len: usize,
-        patience: &Patience<'_>,
-    ) -> Result<(MutexGuard<'_, State>, u64)> {
+    fn encode_request(&self, request: &impl Message, len: usize) -> Result<Long> {
         let memory = {
             let mut state = self.lock();
             state.core.check_size("request", len)?;
             state.core.take_spare()
         };
+        encode_long(request, len, memory, "the request")
+    }
+
+    /// The same with a long request.
+    fn open_long(
+        self: &Arc<Self>,
+        outbound: &Outbound<'_>,
+        request: Long,
+        patience: &Patience<'_>,
+    ) -> Result<(MutexGuard<'_, State>, u64)> {
         // If it is not taken, it is dropped without the lock.
-        let mut message = Some(encode_long(request, len, memory, "the request")?);
+        let mut request = Some(request);
         self.open_with(self.lock(), outbound, patience, |core, opening| {
-            core.open_long(opening, &mut message)
+            core.open_long(opening, &mut request)
         })
     }
 

@@ -60,6 +60,19 @@ impl Line {
         }
     }
 
+    /// The same with a request that is dropped as soon as it is not needed any more.
+    pub(crate) fn call_owned(
+        &self,
+        outbound: &Outbound<'_>,
+        request: impl Message,
+    ) -> Result<Bytes> {
+        match self {
+            Line::Fixed { link, .. } => link.call_owned(outbound, request),
+            // It may have to be sent again.
+            Line::Supervised(_) => self.call(outbound, &request),
+        }
+    }
+
     pub(crate) fn call_one_way(
         &self,
         outbound: &Outbound<'_>,

@@ -2,7 +2,7 @@
 
 use super::{Emit, streams_requests};
 use crate::layout::{braced, call, fits, function};
-use crate::model::{Method, Payload, Service};
+use crate::model::{Kind, Method, Payload, Service};
 use crate::types::Type;
 
 /// What a proxy can do already, so that an rpc of this name has no inherent twin: it would hide the
@@ -125,7 +125,7 @@ impl Emit<'_> {
     }
 
     fn proxy_body(&self, index: usize, method: &Method) -> String {
-        let kind = if method.one_way { "one_way" } else { method.kind.function() };
+        let (kind, by) = calling(method);
         let streamed = streams_requests(method);
         let mut out = String::new();
         let (before, after) = match &method.response {
@@ -141,19 +141,19 @@ impl Emit<'_> {
         let request = match &method.request {
             _ if streamed => "requests".to_owned(),
             Payload::Whole(Type::Unit) => "&()".to_owned(),
-            Payload::Whole(_) => "&request".to_owned(),
+            Payload::Whole(_) => format!("{by}request"),
             Payload::Fields { message, fields } => {
                 let message = self.names.path(message);
                 let values: Vec<String> = fields.iter().map(|field| self.sent(field)).collect();
                 let one = match &values[..] {
-                    [] => format!("&{message} {{}}"),
-                    values => format!("&{message} {{ {} }}", values.join(", ")),
+                    [] => format!("{by}{message} {{}}"),
+                    values => format!("{by}{message} {{ {} }}", values.join(", ")),
                 };
                 if fits(8, &format!("{before}self.caller.{kind}({index}, {one}){after}")) {
                     one
                 } else {
                     out.push_str(&braced(8, "let request = ", &message, &values, ";"));
-                    "&request".to_owned()
+                    format!("{by}request")
                 }
             }
         };
@@ -222,5 +222,19 @@ fn returns_nothing(method: &Method) -> bool {
     match &method.response {
         Payload::Whole(ty) => *ty == Type::Unit,
         Payload::Fields { fields, .. } => fields.is_empty(),
+    }
+}
+
+/// The function of the caller that calls a method, and how it takes a request that is no stream.
+fn calling(method: &Method) -> (&'static str, &'static str) {
+    let is_empty = match &method.request {
+        Payload::Whole(ty) => *ty == Type::Unit,
+        Payload::Fields { fields, .. } => fields.is_empty(),
+    };
+    match method.kind {
+        _ if method.one_way => ("one_way", "&"),
+        // Its memory is free again before the response comes.
+        Kind::Unary if !is_empty => ("unary_owned", ""),
+        kind => (kind.function(), "&"),
     }
 }

@@ -2,6 +2,10 @@
 
 use std::task::{Poll, Waker};
 
+use bytes::{Buf, BufMut};
+use prost::encoding::{DecodeContext, WireType};
+use prost::{DecodeError, Message};
+
 use super::*;
 use crate::blocking::roles::Bulk;
 use crate::encoding::Encoded;
@@ -80,6 +84,56 @@ fn what_is_served_is_not_dropped_on_the_watcher() {
     watcher::IS_WATCHER.set(false);
     let id = in_time(&is_dropped, "the service to be dropped");
     assert_ne!(id, std::thread::current().id());
+}
+
+/// A request that says when it is dropped.
+#[derive(Debug)]
+struct Given {
+    text: String,
+    dropped: mpsc::Sender<()>,
+}
+
+impl Message for Given {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        self.text.encode_raw(buffer);
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.text.encoded_len()
+    }
+
+    fn merge_field(
+        &mut self,
+        _: u32,
+        _: WireType,
+        _: &mut impl Buf,
+        _: DecodeContext,
+    ) -> std::result::Result<(), DecodeError> {
+        unreachable!("it is only sent")
+    }
+
+    fn clear(&mut self) {}
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        let _ = self.dropped.send(());
+    }
+}
+
+#[test]
+fn a_long_request_that_is_given_away_is_dropped_before_its_response_comes() {
+    let (link, mut other) = pair_with_features();
+    let (dropped, is_dropped) = mpsc::channel();
+    let request = Given { text: "x".repeat(crate::protocol::LONG), dropped };
+    let calling = link.clone();
+    let called = spawn(move || calling.call_owned(&unary(&calling), request));
+    let arrived = other.next_request();
+    assert!(arrived.message.len() > crate::protocol::LONG);
+    in_time(&is_dropped, "the request to be dropped");
+    other.core.reply(arrived.call, answer("late"));
+    other.write_all();
+    in_time(&called, "the response").unwrap();
 }
 
 /// Memory of a user's, which calls over a connection when nobody refers to it any more.

@@ -317,7 +317,7 @@ impl Documented for DocumentedProxy {
         exclamation: String,
         either: Option<text::Either>,
     ) -> plug::Result<Text> {
-        self.caller.unary(0, &Text { text, block, slashes, exclamation, either })
+        self.caller.unary_owned(0, Text { text, block, slashes, exclamation, either })
     }
 
     fn block(
@@ -328,7 +328,7 @@ impl Documented for DocumentedProxy {
         exclamation: String,
         either: Option<text::Either>,
     ) -> plug::Result<Text> {
-        self.caller.unary(1, &Text { text, block, slashes, exclamation, either })
+        self.caller.unary_owned(1, Text { text, block, slashes, exclamation, either })
     }
 
     fn undocumented(
@@ -339,7 +339,7 @@ impl Documented for DocumentedProxy {
         exclamation: String,
         either: Option<text::Either>,
     ) -> plug::Result<Text> {
-        self.caller.unary(2, &Text { text, block, slashes, exclamation, either })
+        self.caller.unary_owned(2, Text { text, block, slashes, exclamation, either })
     }
 
     fn empty(
@@ -350,7 +350,7 @@ impl Documented for DocumentedProxy {
         exclamation: String,
         either: Option<text::Either>,
     ) -> plug::Result<Text> {
-        self.caller.unary(3, &Text { text, block, slashes, exclamation, either })
+        self.caller.unary_owned(3, Text { text, block, slashes, exclamation, either })
     }
 }
 

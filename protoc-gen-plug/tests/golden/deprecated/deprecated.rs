@@ -177,7 +177,7 @@ impl CurrentProxy {
 impl Current for CurrentProxy {
     #[allow(deprecated)]
     fn old(&self, text: String) -> plug::Result<String> {
-        let response: Old = self.caller.unary(0, &Old { text })?;
+        let response: Old = self.caller.unary_owned(0, Old { text })?;
         Ok(response.text)
     }
 
@@ -188,12 +188,12 @@ impl Current for CurrentProxy {
         level: Level,
         what: Option<partly::What>,
     ) -> plug::Result<Partly> {
-        self.caller.unary(1, &Partly { text, level: level.into(), what })
+        self.caller.unary_owned(1, Partly { text, level: level.into(), what })
     }
 
     #[allow(deprecated)]
     fn gone(&self, text: String, level: Level, what: Option<partly::What>) -> plug::Result<String> {
-        let response: Old = self.caller.unary(2, &Partly { text, level: level.into(), what })?;
+        let response: Old = self.caller.unary_owned(2, Partly { text, level: level.into(), what })?;
         Ok(response.text)
     }
 }
@@ -297,7 +297,7 @@ impl PastProxy {
 #[allow(deprecated)]
 impl Past for PastProxy {
     fn say(&self, text: String, level: Level, what: Option<partly::What>) -> plug::Result<Partly> {
-        self.caller.unary(0, &Partly { text, level: level.into(), what })
+        self.caller.unary_owned(0, Partly { text, level: level.into(), what })
     }
 }
 

@@ -98,19 +98,20 @@ impl ElsewhereProxy {
 impl Elsewhere for ElsewhereProxy {
     fn prefix(&self, text: String) -> plug::Result<String> {
         let request = crate::prebuilt::messages::Common { text };
-        let response: crate::prebuilt::messages::Common = self.caller.unary(0, &request)?;
+        let response: crate::prebuilt::messages::Common = self.caller.unary_owned(0, request)?;
         Ok(response.text)
     }
 
     fn exact(&self, request: crate::prebuilt::Handmade) -> plug::Result<crate::prebuilt::Handmade> {
-        self.caller.unary(1, &request)
+        self.caller.unary_owned(1, request)
     }
 
     fn choice(
         &self,
         choice: Option<crate::prebuilt::messages::choice::Choice>,
     ) -> plug::Result<Option<crate::prebuilt::messages::Common>> {
-        let response: Here = self.caller.unary(2, &crate::prebuilt::messages::Choice { choice })?;
+        let request = crate::prebuilt::messages::Choice { choice };
+        let response: Here = self.caller.unary_owned(2, request)?;
         Ok(response.common)
     }
 

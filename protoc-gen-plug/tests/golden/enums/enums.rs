@@ -292,18 +292,18 @@ impl EnumsProxy {
 
 impl Enums for EnumsProxy {
     fn one(&self, kind: Kind) -> plug::Result<Kind> {
-        let response: One = self.caller.unary(0, &One { kind: kind.into() })?;
+        let response: One = self.caller.unary_owned(0, One { kind: kind.into() })?;
         plug::codegen::known_enum("kind", response.kind)
     }
 
     fn maybe(&self, kind: Option<Kind>) -> plug::Result<Option<Kind>> {
-        let response: Maybe = self.caller.unary(1, &Maybe { kind: kind.map(i32::from) })?;
+        let response: Maybe = self.caller.unary_owned(1, Maybe { kind: kind.map(i32::from) })?;
         response.kind.map(|number| plug::codegen::known_enum("kind", number)).transpose()
     }
 
     fn many(&self, kinds: Vec<Kind>) -> plug::Result<Vec<Kind>> {
         let request = Many { kinds: kinds.into_iter().map(i32::from).collect() };
-        let response: Many = self.caller.unary(2, &request)?;
+        let response: Many = self.caller.unary_owned(2, request)?;
         response.kinds
             .into_iter()
             .map(|number| plug::codegen::known_enum("kinds", number))
@@ -317,7 +317,7 @@ impl Enums for EnumsProxy {
         let request = Named {
             kinds_of_things: kinds_of_things.into_iter().map(|(key, value)| (key, value.into())).collect(),
         };
-        let response: Named = self.caller.unary(3, &request)?;
+        let response: Named = self.caller.unary_owned(3, request)?;
         response.kinds_of_things
             .into_iter()
             .map(|(key, number)| Ok((key, plug::codegen::known_enum("kinds_of_things", number)?)))
@@ -325,7 +325,7 @@ impl Enums for EnumsProxy {
     }
 
     fn inside(&self, colour: inside::Colour, kind: Kind) -> plug::Result<Inside> {
-        self.caller.unary(4, &Inside { colour: colour.into(), kind: kind.into() })
+        self.caller.unary_owned(4, Inside { colour: colour.into(), kind: kind.into() })
     }
 
     fn unknown(&self) -> plug::Result<Inside> {

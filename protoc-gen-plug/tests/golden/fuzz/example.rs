@@ -76,7 +76,7 @@ impl KvProxy {
 
 impl Kv for KvProxy {
     fn get(&self, key: String) -> plug::Result<Vec<u8>> {
-        let response: GetResponse = self.caller.unary(0, &GetRequest { key })?;
+        let response: GetResponse = self.caller.unary_owned(0, GetRequest { key })?;
         Ok(response.value)
     }
 }
@@ -161,7 +161,7 @@ impl OtherProxy {
 
 impl Other for OtherProxy {
     fn get(&self, key: String) -> plug::Result<Vec<u8>> {
-        let response: GetResponse = self.caller.unary(0, &GetRequest { key })?;
+        let response: GetResponse = self.caller.unary_owned(0, GetRequest { key })?;
         Ok(response.value)
     }
 }

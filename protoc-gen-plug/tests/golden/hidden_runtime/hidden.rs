@@ -92,12 +92,12 @@ impl HiddenProxy {
 
 impl Hidden for HiddenProxy {
     fn plug(&self, nested: Option<plug::Nested>) -> ::plug::Result<Option<plug::Nested>> {
-        let response: Plug = self.caller.unary(0, &Plug { nested })?;
+        let response: Plug = self.caller.unary_owned(0, Plug { nested })?;
         Ok(response.nested)
     }
 
     fn nested(&self, text: String) -> ::plug::Result<String> {
-        let response: plug::Nested = self.caller.unary(1, &plug::Nested { text })?;
+        let response: plug::Nested = self.caller.unary_owned(1, plug::Nested { text })?;
         Ok(response.text)
     }
 }

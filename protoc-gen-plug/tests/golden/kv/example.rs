@@ -156,12 +156,12 @@ impl KvProxy {
 
 impl Kv for KvProxy {
     fn get(&self, key: String) -> plug::Result<Vec<u8>> {
-        let response: GetResponse = self.caller.unary(0, &GetRequest { key })?;
+        let response: GetResponse = self.caller.unary_owned(0, GetRequest { key })?;
         Ok(response.value)
     }
 
     fn put(&self, key: String, value: Vec<u8>) -> plug::Result<()> {
-        let Empty {} = self.caller.unary(1, &PutRequest { key, value })?;
+        let Empty {} = self.caller.unary_owned(1, PutRequest { key, value })?;
         Ok(())
     }
 

@@ -577,27 +577,27 @@ impl NamesProxy {
 
 impl Names for NamesProxy {
     fn t(&self, t: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: T = self.caller.unary(0, &T { t })?;
+        let response: T = self.caller.unary_owned(0, T { t })?;
         Ok(response.t)
     }
 
     fn send(&self, send: ::std::string::String) -> plug::Result<()> {
-        let Sync {} = self.caller.unary(1, &Send { send })?;
+        let Sync {} = self.caller.unary_owned(1, Send { send })?;
         Ok(())
     }
 
     fn into(&self, into: ::std::string::String) -> plug::Result<()> {
-        let Sized {} = self.caller.unary(2, &Into { into })?;
+        let Sized {} = self.caller.unary_owned(2, Into { into })?;
         Ok(())
     }
 
     fn string(&self, string: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: String = self.caller.unary(3, &String { string })?;
+        let response: String = self.caller.unary_owned(3, String { string })?;
         Ok(response.string)
     }
 
     fn vec(&self, vec: ::std::vec::Vec<u32>) -> plug::Result<::std::vec::Vec<u32>> {
-        let response: Vec = self.caller.unary(4, &Vec { vec })?;
+        let response: Vec = self.caller.unary_owned(4, Vec { vec })?;
         Ok(response.vec)
     }
 
@@ -605,19 +605,19 @@ impl Names for NamesProxy {
         &self,
         option: ::std::option::Option<::std::string::String>,
     ) -> plug::Result<::std::option::Option<::std::string::String>> {
-        let response: Option = self.caller.unary(5, &Option { option })?;
+        let response: Option = self.caller.unary_owned(5, Option { option })?;
         Ok(response.option)
     }
 
     fn result(&self, ok: u32, err: u32) -> plug::Result<Result> {
-        self.caller.unary(6, &Result { ok, err })
+        self.caller.unary_owned(6, Result { ok, err })
     }
 
     fn r#box(
         &self,
         r#box: ::std::option::Option<::std::boxed::Box<Box>>,
     ) -> plug::Result<::std::option::Option<::std::boxed::Box<Box>>> {
-        let response: Box = self.caller.unary(7, &Box { r#box })?;
+        let response: Box = self.caller.unary_owned(7, Box { r#box })?;
         Ok(response.r#box)
     }
 
@@ -625,7 +625,7 @@ impl Names for NamesProxy {
         &self,
         map: ::std::collections::HashMap<::std::string::String, ::std::string::String>,
     ) -> plug::Result<::std::collections::HashMap<::std::string::String, ::std::string::String>> {
-        let response: std::Collections = self.caller.unary(8, &std::Collections { map })?;
+        let response: std::Collections = self.caller.unary_owned(8, std::Collections { map })?;
         Ok(response.map)
     }
 
@@ -641,7 +641,7 @@ impl Names for NamesProxy {
         crate_: ::std::string::String,
         extern_: ::std::string::String,
     ) -> plug::Result<Self_> {
-        self.caller.unary(10, &Self_ { self_, super_, crate_, extern_ })
+        self.caller.unary_owned(10, Self_ { self_, super_, crate_, extern_ })
     }
 
     fn r#type(
@@ -652,7 +652,7 @@ impl Names for NamesProxy {
         r#gen: ::std::string::String,
         r#try: ::std::string::String,
     ) -> plug::Result<Type> {
-        self.caller.unary(11, &Type { r#type, r#fn, r#async, r#gen, r#try })
+        self.caller.unary_owned(11, Type { r#type, r#fn, r#async, r#gen, r#try })
     }
 
     fn binders(
@@ -678,16 +678,16 @@ impl Names for NamesProxy {
             plug,
             command,
         };
-        self.caller.unary(12, &request)
+        self.caller.unary_owned(12, request)
     }
 
     fn plugin(&self, plugin: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: Plugin = self.caller.unary(13, &Plugin { plugin })?;
+        let response: Plugin = self.caller.unary_owned(13, Plugin { plugin })?;
         Ok(response.plugin)
     }
 
     fn response(&self, response: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: Response = self.caller.unary(14, &Response { response })?;
+        let response: Response = self.caller.unary_owned(14, Response { response })?;
         Ok(response.response)
     }
 
@@ -696,42 +696,42 @@ impl Names for NamesProxy {
     }
 
     fn new(&self, t: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: T = self.caller.unary(16, &T { t })?;
+        let response: T = self.caller.unary_owned(16, T { t })?;
         Ok(response.t)
     }
 
     fn in_process(&self, t: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: T = self.caller.unary(17, &T { t })?;
+        let response: T = self.caller.unary_owned(17, T { t })?;
         Ok(response.t)
     }
 
     fn caller(&self, t: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: T = self.caller.unary(18, &T { t })?;
+        let response: T = self.caller.unary_owned(18, T { t })?;
         Ok(response.t)
     }
 
     fn peer(&self, t: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: T = self.caller.unary(19, &T { t })?;
+        let response: T = self.caller.unary_owned(19, T { t })?;
         Ok(response.t)
     }
 
     fn clone(&self, t: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: T = self.caller.unary(20, &T { t })?;
+        let response: T = self.caller.unary_owned(20, T { t })?;
         Ok(response.t)
     }
 
     fn with_timeout(&self, t: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: T = self.caller.unary(21, &T { t })?;
+        let response: T = self.caller.unary_owned(21, T { t })?;
         Ok(response.t)
     }
 
     fn from_text(&self, string: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: String = self.caller.unary(22, &String { string })?;
+        let response: String = self.caller.unary_owned(22, String { string })?;
         Ok(response.string)
     }
 
     fn into_text(&self, string: ::std::string::String) -> plug::Result<::std::string::String> {
-        let response: String = self.caller.unary(23, &String { string })?;
+        let response: String = self.caller.unary_owned(23, String { string })?;
         Ok(response.string)
     }
 

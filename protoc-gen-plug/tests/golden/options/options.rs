@@ -151,14 +151,14 @@ impl Options for OptionsProxy {
         sorted: std::collections::BTreeMap<String, Vec<u8>>,
         hashed: std::collections::HashMap<String, String>,
     ) -> crate::sdk::plug::Result<Data> {
-        self.caller.unary(0, &Data { data, plain, sorted, hashed })
+        self.caller.unary_owned(0, Data { data, plain, sorted, hashed })
     }
 
     fn shared(
         &self,
         data: crate::sdk::plug::bytes::Bytes,
     ) -> crate::sdk::plug::Result<crate::sdk::plug::bytes::Bytes> {
-        let response: Shared = self.caller.unary(1, &Shared { data })?;
+        let response: Shared = self.caller.unary_owned(1, Shared { data })?;
         Ok(response.data)
     }
 
@@ -166,7 +166,7 @@ impl Options for OptionsProxy {
         &self,
         sorted: std::collections::BTreeMap<String, u32>,
     ) -> crate::sdk::plug::Result<std::collections::BTreeMap<String, u32>> {
-        let response: Sorted = self.caller.unary(2, &Sorted { sorted })?;
+        let response: Sorted = self.caller.unary_owned(2, Sorted { sorted })?;
         Ok(response.sorted)
     }
 }

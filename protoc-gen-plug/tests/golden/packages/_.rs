@@ -68,7 +68,7 @@ impl RootServiceProxy {
 
 impl RootService for RootServiceProxy {
     fn root(&self, leaf: Option<tree::a::Leaf>) -> ::plug::Result<tree::a::Leaf> {
-        self.caller.unary(0, &Root { leaf })
+        self.caller.unary_owned(0, Root { leaf })
     }
 }
 

@@ -68,7 +68,7 @@ impl PluggedProxy {
 
 impl Plugged for PluggedProxy {
     fn say(&self, text: String) -> plug::Result<String> {
-        let response: Message = self.caller.unary(0, &Message { text })?;
+        let response: Message = self.caller.unary_owned(0, Message { text })?;
         Ok(response.text)
     }
 }

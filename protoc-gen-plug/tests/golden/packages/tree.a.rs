@@ -99,12 +99,12 @@ impl A for AProxy {
         shared: Option<super::common::Shared>,
         level: super::common::Level,
     ) -> plug::Result<Leaf> {
-        self.caller.unary(0, &Leaf { shared, level: level.into() })
+        self.caller.unary_owned(0, Leaf { shared, level: level.into() })
     }
 
     fn share(&self, text: String) -> plug::Result<String> {
         let request = super::common::Shared { text };
-        let response: super::common::Shared = self.caller.unary(1, &request)?;
+        let response: super::common::Shared = self.caller.unary_owned(1, request)?;
         Ok(response.text)
     }
 }
@@ -202,7 +202,8 @@ impl AnotherOfA for AnotherOfAProxy {
         &self,
         pick: Option<super::common::pick::Pick>,
     ) -> plug::Result<Option<super::common::pick::Pick>> {
-        let response: super::common::Pick = self.caller.unary(0, &super::common::Pick { pick })?;
+        let request = super::common::Pick { pick };
+        let response: super::common::Pick = self.caller.unary_owned(0, request)?;
         Ok(response.pick)
     }
 }
@@ -287,7 +288,7 @@ impl Second2Proxy {
 
 impl Second2 for Second2Proxy {
     fn second(&self, leaf: Option<Leaf>) -> plug::Result<Leaf> {
-        self.caller.unary(0, &Second { leaf })
+        self.caller.unary_owned(0, Second { leaf })
     }
 }
 

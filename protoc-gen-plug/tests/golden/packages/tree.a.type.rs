@@ -79,7 +79,7 @@ impl BProxy {
 impl B for BProxy {
     fn share(&self, text: String) -> plug::Result<Option<super::super::common::pick::Pick>> {
         let request = super::super::common::Shared { text };
-        let response: super::super::common::Pick = self.caller.unary(0, &request)?;
+        let response: super::super::common::Pick = self.caller.unary_owned(0, request)?;
         Ok(response.pick)
     }
 

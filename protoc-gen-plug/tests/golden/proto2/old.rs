@@ -283,7 +283,7 @@ impl Old for OldProxy {
             packed,
             unpacked,
         };
-        self.caller.unary(0, &request)
+        self.caller.unary_owned(0, request)
     }
 
     fn grouped(
@@ -291,16 +291,16 @@ impl Old for OldProxy {
         item: Option<Box<grouped::Item>>,
         row: Vec<grouped::Row>,
     ) -> plug::Result<Grouped> {
-        self.caller.unary(1, &Grouped { item, row })
+        self.caller.unary_owned(1, Grouped { item, row })
     }
 
     fn required(&self, name: String) -> plug::Result<String> {
-        let response: Required = self.caller.unary(2, &Required { name })?;
+        let response: Required = self.caller.unary_owned(2, Required { name })?;
         Ok(response.name)
     }
 
     fn optional(&self, text: Option<String>) -> plug::Result<Option<String>> {
-        let response: Scope = self.caller.unary(3, &Scope { text })?;
+        let response: Scope = self.caller.unary_owned(3, Scope { text })?;
         Ok(response.text)
     }
 }

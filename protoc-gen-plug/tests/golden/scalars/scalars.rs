@@ -394,7 +394,7 @@ impl Scalars for ScalarsProxy {
             text,
             data,
         };
-        self.caller.unary(0, &request)
+        self.caller.unary_owned(0, request)
     }
 
     fn optional(
@@ -404,7 +404,7 @@ impl Scalars for ScalarsProxy {
         text: Option<String>,
         data: Option<Vec<u8>>,
     ) -> plug::Result<Optional> {
-        self.caller.unary(1, &Optional { number, flag, text, data })
+        self.caller.unary_owned(1, Optional { number, flag, text, data })
     }
 
     fn repeated(
@@ -415,21 +415,21 @@ impl Scalars for ScalarsProxy {
         map: std::collections::HashMap<String, Vec<u8>>,
         messages: std::collections::HashMap<i32, All>,
     ) -> plug::Result<Repeated> {
-        self.caller.unary(2, &Repeated { numbers, texts, data, map, messages })
+        self.caller.unary_owned(2, Repeated { numbers, texts, data, map, messages })
     }
 
     fn order(&self, first: String, second: String, third: String) -> plug::Result<Vec<String>> {
-        let response: Texts = self.caller.unary(3, &Order { first, second, third })?;
+        let response: Texts = self.caller.unary_owned(3, Order { first, second, third })?;
         Ok(response.texts)
     }
 
     fn number(&self, number: u32) -> plug::Result<u32> {
-        let response: Number = self.caller.unary(4, &Number { number })?;
+        let response: Number = self.caller.unary_owned(4, Number { number })?;
         Ok(response.number)
     }
 
     fn flag(&self, flag: Option<bool>) -> plug::Result<Option<bool>> {
-        let response: Flag = self.caller.unary(5, &Flag { flag })?;
+        let response: Flag = self.caller.unary_owned(5, Flag { flag })?;
         Ok(response.flag)
     }
 
@@ -437,7 +437,7 @@ impl Scalars for ScalarsProxy {
         &self,
         map: std::collections::HashMap<String, Vec<u8>>,
     ) -> plug::Result<std::collections::HashMap<String, Vec<u8>>> {
-        let response: Map = self.caller.unary(6, &Map { map })?;
+        let response: Map = self.caller.unary_owned(6, Map { map })?;
         Ok(response.map)
     }
 
@@ -449,7 +449,7 @@ impl Scalars for ScalarsProxy {
         time: Option<u64>,
         more: Vec<Wide>,
     ) -> plug::Result<Wide> {
-        self.caller.unary(7, &Wide { number, other, ratio, time, more })
+        self.caller.unary_owned(7, Wide { number, other, ratio, time, more })
     }
 }
 

@@ -471,12 +471,12 @@ impl Shapes for ShapesProxy {
         left: Option<Box<Tree>>,
         children: Vec<Tree>,
     ) -> plug::Result<Option<Tree>> {
-        let response: TreeResponse = self.caller.unary(2, &Tree { name, left, children })?;
+        let response: TreeResponse = self.caller.unary_owned(2, Tree { name, left, children })?;
         Ok(response.tree)
     }
 
     fn r#loop(&self, next: Option<Box<Loop>>) -> plug::Result<Option<Box<Loop>>> {
-        let response: Loop = self.caller.unary(3, &Loop { next })?;
+        let response: Loop = self.caller.unary_owned(3, Loop { next })?;
         Ok(response.next)
     }
 
@@ -486,7 +486,7 @@ impl Shapes for ShapesProxy {
         what: Option<choice::What>,
         after: u32,
     ) -> plug::Result<Option<choice_response::What>> {
-        let response: ChoiceResponse = self.caller.unary(4, &Choice { before, what, after })?;
+        let response: ChoiceResponse = self.caller.unary_owned(4, Choice { before, what, after })?;
         Ok(response.what)
     }
 
@@ -495,13 +495,13 @@ impl Shapes for ShapesProxy {
         inner: Option<outer::Inner>,
         innermost: Option<outer::inner::Innermost>,
     ) -> plug::Result<Option<outer::inner::Innermost>> {
-        let response: outer::Inner = self.caller.unary(5, &Outer { inner, innermost })?;
+        let response: outer::Inner = self.caller.unary_owned(5, Outer { inner, innermost })?;
         Ok(response.innermost)
     }
 
     fn innermost(&self, text: String) -> plug::Result<String> {
         let request = outer::inner::Innermost { text };
-        let response: outer::inner::Innermost = self.caller.unary(6, &request)?;
+        let response: outer::inner::Innermost = self.caller.unary_owned(6, request)?;
         Ok(response.text)
     }
 
@@ -528,7 +528,7 @@ impl Shapes for ShapesProxy {
             pauses,
             null: null.into(),
         };
-        self.caller.unary(7, &request)
+        self.caller.unary_owned(7, request)
     }
 
     fn many(
@@ -552,26 +552,26 @@ impl Shapes for ShapesProxy {
             the_seventh_of_many_fields,
             the_eighth_of_many_fields,
         };
-        self.caller.unary(8, &request)
+        self.caller.unary_owned(8, request)
     }
 
     fn time(
         &self,
         request: plug::prost_types::Timestamp,
     ) -> plug::Result<plug::prost_types::Duration> {
-        self.caller.unary(9, &request)
+        self.caller.unary_owned(9, request)
     }
 
     fn text(&self, request: String) -> plug::Result<String> {
-        self.caller.unary(10, &request)
+        self.caller.unary_owned(10, request)
     }
 
     fn data(&self, request: Vec<u8>) -> plug::Result<bool> {
-        self.caller.unary(11, &request)
+        self.caller.unary_owned(11, request)
     }
 
     fn whole(&self, request: TreeResponse) -> plug::Result<TreeResponse> {
-        self.caller.unary(12, &request)
+        self.caller.unary_owned(12, request)
     }
 
     fn event(&self, tree: Option<Tree>) -> plug::Result<()> {
@@ -798,11 +798,11 @@ impl PlainProxy {
 
 impl Plain for PlainProxy {
     fn whole(&self, request: Many) -> plug::Result<Many> {
-        self.caller.unary(0, &request)
+        self.caller.unary_owned(0, request)
     }
 
     fn unwrapped(&self, tree: Option<Tree>) -> plug::Result<Option<Tree>> {
-        let response: TreeResponse = self.caller.unary(1, &TreeResponse { tree })?;
+        let response: TreeResponse = self.caller.unary_owned(1, TreeResponse { tree })?;
         Ok(response.tree)
     }
 }

@@ -109,11 +109,11 @@ impl WholeProxy {
 
 impl Whole for WholeProxy {
     fn say(&self, request: Text) -> plug::Result<Text> {
-        self.caller.unary(0, &request)
+        self.caller.unary_owned(0, request)
     }
 
     fn empty(&self, request: Empty) -> plug::Result<Empty> {
-        self.caller.unary(1, &request)
+        self.caller.unary_owned(1, request)
     }
 
     fn google(&self) -> plug::Result<String> {
@@ -121,11 +121,11 @@ impl Whole for WholeProxy {
     }
 
     fn wrapper(&self, request: String) -> plug::Result<()> {
-        self.caller.unary(3, &request)
+        self.caller.unary_owned(3, request)
     }
 
     fn unwrapped(&self, text: String) -> plug::Result<String> {
-        let response: Text = self.caller.unary(4, &Text { text })?;
+        let response: Text = self.caller.unary_owned(4, Text { text })?;
         Ok(response.text)
     }
 }
