@@ -1,7 +1,7 @@
 //! How a plugin serves: as a process, or inside the process of its host.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -212,7 +212,8 @@ fn plugin_name<P: Plugin>() -> String {
 /// takes 1 % of a start.
 fn name_at_start() -> Option<String> {
     let program = std::env::args_os().next()?;
-    Some(Path::new(&program).file_name()?.to_string_lossy().into_owned())
+    let name = program.as_bytes().rsplit(|&byte| byte == b'/').next()?;
+    (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
 }
 
 /// What a plugin prints that somebody has started by hand.

@@ -1,8 +1,9 @@
 //! The standard streams of this process.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags};
 
 use super::seam::{self, Call};
 
@@ -14,7 +15,7 @@ pub(crate) fn take() -> io::Result<(OwnedFd, OwnedFd)> {
     seam::step(Call::Duplicate)?;
     let output = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3)?;
     seam::step(Call::Open)?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
     if rustix::stdio::dup2_stdout(io::stderr()).is_err() {
         rustix::stdio::dup2_stdout(&null)?;
