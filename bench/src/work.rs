@@ -7,6 +7,7 @@ use std::time::Duration;
 pub enum Work {
     Echo64,
     Echo64Paused,
+    Echo64Rare,
     Echo64X32,
     Echo1M,
     Echo64M,
@@ -43,9 +44,10 @@ pub struct Job {
 }
 
 impl Work {
-    pub const ALL: [Work; 9] = [
+    pub const ALL: [Work; 10] = [
         Work::Echo64,
         Work::Echo64Paused,
+        Work::Echo64Rare,
         Work::Echo64X32,
         Work::Echo1M,
         Work::Echo64M,
@@ -59,6 +61,7 @@ impl Work {
         match self {
             Work::Echo64 => "echo64",
             Work::Echo64Paused => "echo64-paused",
+            Work::Echo64Rare => "echo64-rare",
             Work::Echo64X32 => "echo64-x32",
             Work::Echo1M => "echo1m",
             Work::Echo64M => "echo64m",
@@ -73,6 +76,7 @@ impl Work {
         match self {
             Work::Echo64 => "64 B echo, one caller, back to back",
             Work::Echo64Paused => "64 B echo, one caller, each call after a pause of 300 µs",
+            Work::Echo64Rare => "64 B echo, one caller, each call after a pause of 10 ms",
             Work::Echo64X32 => {
                 "64 B echo, 32 callers at once (raw ones: one); µs are the time of all over the calls"
             }
@@ -97,7 +101,8 @@ impl Work {
 
     pub fn kind(self) -> Kind {
         match self {
-            Work::Echo64 | Work::Echo64Paused | Work::Echo1M | Work::Echo64M => Kind::Echo,
+            Work::Echo64 | Work::Echo64Paused | Work::Echo64Rare => Kind::Echo,
+            Work::Echo1M | Work::Echo64M => Kind::Echo,
             Work::Echo64X32 => Kind::Callers(32),
             Work::Stream64 | Work::Stream64K => Kind::Stream,
             Work::Start => Kind::Start,
@@ -111,6 +116,8 @@ impl Work {
             (Work::Echo64, true) => 400,
             (Work::Echo64Paused, false) => 200,
             (Work::Echo64Paused, true) => 50,
+            (Work::Echo64Rare, false) => 20,
+            (Work::Echo64Rare, true) => 5,
             (Work::Echo64X32, false) => 16_000,
             (Work::Echo64X32, true) => 3_200,
             (Work::Echo1M, false) => 20,
@@ -124,7 +131,11 @@ impl Work {
             (Work::Start, true) => 2,
             (Work::Echo64M, true) | (Work::Memory, _) => 1,
         };
-        let pause = Duration::from_micros(if self == Work::Echo64Paused { 300 } else { 0 });
+        let pause = Duration::from_micros(match self {
+            Work::Echo64Paused => 300,
+            Work::Echo64Rare => 10_000,
+            _ => 0,
+        });
         Job { kind: self.kind(), calls, pause, payload: payload(self.size()) }
     }
 
@@ -134,7 +145,7 @@ impl Work {
             (Work::Echo64 | Work::Echo64Paused, false) => 40,
             (Work::Echo1M, false) => 20,
             (Work::Echo64X32 | Work::Stream64 | Work::Stream64K, false) => 15,
-            (Work::Start, false) => 10,
+            (Work::Echo64Rare | Work::Start, false) => 10,
             (Work::Echo64M | Work::Memory, false) => 5,
             (Work::Echo64M | Work::Memory, true) => 1,
             (_, true) => 3,
@@ -176,8 +187,7 @@ mod tests {
     #[test]
     fn works_have_the_names_that_the_csv_promises() {
         let names: Vec<_> = Work::ALL.iter().map(|work| work.name()).collect();
-        let promised =
-            "echo64 echo64-paused echo64-x32 echo1m echo64m stream64 stream64k start memory";
+        let promised = "echo64 echo64-paused echo64-rare echo64-x32 echo1m echo64m stream64 stream64k start memory";
         assert_eq!(names.join(" "), promised);
     }
 

@@ -42,11 +42,12 @@ fn text(rows: &[Row], one_core: bool) -> String {
 }
 
 fn table(rows: &[Row]) -> String {
-    let heads = Work::ALL.map(|work| format!(" {} |", head(work)));
-    let mut table = format!("| |{}\n|---|{}\n", heads.concat(), "--:|".repeat(heads.len()));
+    let columns: Vec<_> = Work::ALL.iter().filter_map(|&work| Some((work, head(work)?))).collect();
+    let heads: String = columns.iter().map(|(_, head)| format!(" {head} |")).collect();
+    let mut table = format!("| |{heads}\n|---|{}\n", "--:|".repeat(columns.len()));
     for name in candidates(rows) {
-        let cells = Work::ALL.map(|work| format!(" {} |", cell(rows, work, name)));
-        table += &format!("| {name} |{}\n", cells.concat());
+        let cells = columns.iter().map(|&(work, _)| format!(" {} |", cell(rows, work, name)));
+        table += &format!("| {name} |{}\n", cells.collect::<String>());
     }
     table
 }
@@ -62,10 +63,12 @@ pub fn candidates(rows: &[Row]) -> Vec<&str> {
     names
 }
 
-fn head(work: Work) -> &'static str {
-    match work {
+/// The head of a work's column, if it has one.
+fn head(work: Work) -> Option<&'static str> {
+    Some(match work {
         Work::Echo64 => "64 B echo, µs",
         Work::Echo64Paused => "64 B after a pause, µs",
+        Work::Echo64Rare => return None,
         Work::Echo64X32 => "32 callers, calls/s",
         Work::Echo1M => "1 MiB echo, µs",
         Work::Echo64M => "64 MiB echo, ms",
@@ -73,7 +76,7 @@ fn head(work: Work) -> &'static str {
         Work::Stream64K => "64 KiB items/s",
         Work::Start => "start to first reply, ms",
         Work::Memory => "idle child, MiB",
-    }
+    })
 }
 
 fn cell(rows: &[Row], work: Work, candidate: &str) -> String {

@@ -126,7 +126,8 @@ struct Shared {
 pub(super) const TICK: Duration = Duration::from_millis(2);
 
 /// The same after a pause, where nobody needs it sooner. A timer that is due before the system's own next tick, which comes
-/// every 4 ms as a rule, has it set the processor's clock: that takes 6 µs in a virtual machine, and 0.7 µs otherwise.
+/// every 4 ms as a rule, has it set the processor's clock: in a virtual machine, one on each side doubled what such a call
+/// takes.
 const LATE_TICK: Duration = Duration::from_millis(5);
 
 /// How long a plugin has been there when its watcher gets ready to wait for the end of the host. A host that starts many has
