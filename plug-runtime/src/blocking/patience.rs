@@ -109,7 +109,8 @@ impl<'a> Patience<'a> {
     /// The same for a call that has waited for others to end.
     pub(super) fn error_in_queue(&self) -> Error {
         self.error_with(
-            "the call did not end in time: as many others as the other side takes at once were under way all the while",
+            "the call did not end in time: as many others as the other side takes at once were under way all the while. \
+             Streams count until they end, and so do calls that wait for others that they made",
         )
     }
 
