@@ -53,8 +53,8 @@ impl<S: Service> Caller<S> {
         self.decode(method, response)
     }
 
-    /// The same with a request that the caller does not need any more: a long one (16 KiB or more, encoded) is dropped before
-    /// the response is waited for, so that the two do not take memory at the same time. That of a plugin that is
+    /// The same with a request that the caller does not need any more: a long one (16 KiB or more, encoded) is dropped as
+    /// soon as it is encoded, and not only when the response is there. That to a plugin that is
     /// [restarted](crate::Command::restart) is kept until then, as it may have to be sent again.
     ///
     /// # Errors

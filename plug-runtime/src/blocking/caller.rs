@@ -248,7 +248,7 @@ impl Link {
         encode_long(request, len, memory, "the request")
     }
 
-    /// The same with a long request.
+    /// What [`open`](Self::open) does, with a long request.
     fn open_long(
         self: &Arc<Self>,
         outbound: &Outbound<'_>,
