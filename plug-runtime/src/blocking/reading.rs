@@ -416,3 +416,24 @@ const TRUNCATED: &str = "; what it sent last was cut off in the middle of a mess
 
 /// How often who cannot be called looks whether something was brought.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+#[cfg(all(test, target_os = "linux", not(plug_portable)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_pipe_is_taken_at_once_and_looked_for_less_often_where_nothing_is() {
+        let (input, output) = pipe::pair().unwrap();
+        if !pipe::can_read_at_once(&input) {
+            return;
+        }
+        let mut reader = Reader::new();
+        assert_eq!(reader.read_at_once(&input), None, "there is nothing");
+        pipe::write(&output, b"ab");
+        assert_eq!(reader.read_at_once(&input), None, "it was in vain the last time");
+        for _ in 0..10 {
+            assert_eq!(reader.read_at_once(&input), Some(2));
+            pipe::write(&output, b"ab");
+        }
+    }
+}
