@@ -219,7 +219,14 @@ impl AsRef<[u8]> for Told {
 
 impl Drop for Told {
     fn drop(&mut self) {
-        let is_locked = self.link.upgrade().is_some_and(|link| link.state.try_lock().is_err());
+        // Another thread may have it for a moment. This one would not let it go.
+        let has_lock = |link: Arc<Link>| {
+            (0..1000).all(|_| {
+                std::thread::yield_now();
+                link.state.try_lock().is_err()
+            })
+        };
+        let is_locked = self.link.upgrade().is_some_and(has_lock);
         let thread = std::thread::current().id();
         let _ = self.told.send(Dropped { is_locked, is_watcher: watcher::is_current(), thread });
     }
