@@ -268,10 +268,34 @@ fn spawn<R: Send + 'static>(run: impl FnOnce() -> R + Send + 'static) -> mpsc::R
 /// Waits until a link is in a state that somebody else brings about.
 fn wait_for(link: &Arc<Link>, what: &str, mut is_it: impl FnMut(&mut State) -> bool) {
     let until = Instant::now() + LONG;
-    while !is_it(&mut link.lock()) {
-        assert!(Instant::now() < until, "waited {LONG:?} for {what}");
+    loop {
+        let mut state = link.lock();
+        if is_it(&mut state) {
+            return;
+        }
+        let seen = (until <= Instant::now()).then(|| told(&state));
+        drop(state);
+        if let Some(seen) = seen {
+            panic!("waited {LONG:?} for {what}: {seen}");
+        }
         std::thread::yield_now();
     }
+}
+
+/// What goes on, for who has waited in vain.
+fn told(state: &State) -> String {
+    let State { core, reader, writer, workers, pumps, .. } = state;
+    format!(
+        "somebody reads: {}, somebody writes: {}, {} pumps, handlers run: {}, a queue: {}, output: {}, ended: {}, failure: {:?}",
+        reader.is_none(),
+        writer.is_none(),
+        pumps.len(),
+        workers.is_busy(),
+        workers.has_queue(),
+        core.has_output(),
+        state.input_ended,
+        core.failure().map(ToString::to_string),
+    )
 }
 
 /// How long a test waits for what must come. A machine that is busy is slow, and one that hangs is not waited for.
