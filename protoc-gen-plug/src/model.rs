@@ -87,6 +87,16 @@ pub(crate) enum Payload {
     },
 }
 
+impl Payload {
+    /// Whether it is `()`, or nothing at all where it is unwrapped; and not a message without fields that is kept whole.
+    pub(crate) fn is_nothing(&self) -> bool {
+        match self {
+            Payload::Whole(ty) => *ty == Type::Unit,
+            Payload::Fields { fields, .. } => fields.is_empty(),
+        }
+    }
+}
+
 /// A field of an unwrapped message.
 pub(crate) struct Field {
     /// The name in the `.proto`.

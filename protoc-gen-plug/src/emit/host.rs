@@ -129,7 +129,9 @@ impl Emit<'_> {
         let streamed = streams_requests(method);
         let mut out = String::new();
         let (before, after) = match &method.response {
-            _ if method.one_way => (String::new(), if returns_nothing(method) { "" } else { "?;" }),
+            _ if method.one_way => {
+                (String::new(), if method.response.is_nothing() { "" } else { "?;" })
+            }
             Payload::Whole(_) => (String::new(), ""),
             Payload::Fields { message, fields } if fields.is_empty() => {
                 (format!("let {} {{}} = ", self.names.path(message)), "?;")
@@ -160,7 +162,7 @@ impl Emit<'_> {
         let arguments = [index.to_string(), request];
         out.push_str(&call(8, &before, &format!("self.caller.{kind}"), &arguments, after));
         if method.one_way {
-            if !returns_nothing(method) {
+            if !method.response.is_nothing() {
                 out.push_str(&format!("        Ok({}::default())\n", self.names.std("Default")));
             }
         } else if let Payload::Fields { fields, .. } = &method.response {
@@ -217,24 +219,12 @@ impl Emit<'_> {
     }
 }
 
-/// Whether the method's result is `()`, and not a message without fields that is kept whole.
-fn returns_nothing(method: &Method) -> bool {
-    match &method.response {
-        Payload::Whole(ty) => *ty == Type::Unit,
-        Payload::Fields { fields, .. } => fields.is_empty(),
-    }
-}
-
 /// The function of the caller that calls a method, and how it takes a request that is no stream.
 fn calling(method: &Method) -> (&'static str, &'static str) {
-    let is_empty = match &method.request {
-        Payload::Whole(ty) => *ty == Type::Unit,
-        Payload::Fields { fields, .. } => fields.is_empty(),
-    };
     match method.kind {
         _ if method.one_way => ("one_way", "&"),
         // Its memory is free again before the response comes.
-        Kind::Unary if !is_empty => ("unary_owned", ""),
+        Kind::Unary if !method.request.is_nothing() => ("unary_owned", ""),
         kind => (kind.function(), "&"),
     }
 }

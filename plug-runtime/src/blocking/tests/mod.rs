@@ -282,6 +282,14 @@ fn wait_for(link: &Arc<Link>, what: &str, mut is_it: impl FnMut(&mut State) -> b
     }
 }
 
+/// Waits until a part of what is to be sent is written, and there is no room for the rest. Where it is a leader who wrote it,
+/// that one waits for room and has the role.
+fn wait_until_stuck(link: &Arc<Link>) {
+    wait_for(link, "a part of it to be written", |state| {
+        state.writer.as_ref().is_none_or(|writer| writer.taken.has_begun())
+    });
+}
+
 /// What goes on, for who has waited in vain.
 fn told(state: &State) -> String {
     let State { core, reader, writer, workers, pumps, .. } = state;

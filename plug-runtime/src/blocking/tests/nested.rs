@@ -127,9 +127,7 @@ fn m6_a_reply_in_a_full_pipe_does_not_wait_for_the_next_handler() {
     link.lock().writer.as_mut().unwrap().bulk = Bulk::Over;
     let quick = other.open_within(1, 0, "quick");
     other.write_all();
-    wait_for(&link, "the reply to be stuck", |state| {
-        state.writer.as_ref().is_none_or(|writer| writer.taken.has_begun())
-    });
+    wait_until_stuck(&link);
     let slow = other.open_within(1, 0, "slow");
     other.write_all();
     wait_for(&link, "the slow handler to run", |state| state.workers.is_busy());

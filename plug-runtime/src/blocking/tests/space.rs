@@ -13,10 +13,7 @@ fn who_waits_for_room_learns_that_a_void_frame_has_gone() {
     let leading = other.next_request();
     wait_for(&link, "somebody to read", |state| state.leading == Some(leading.call));
     let _stuck = spawn_call_for(&link, &"x".repeat(14 << 10));
-    // Where it is the leader who wrote that, it waits for room and has the role.
-    wait_for(&link, "a part of it to be written", |state| {
-        state.writer.as_ref().is_none_or(|writer| writer.taken.has_begun())
-    });
+    wait_until_stuck(&link);
     let deadline = Some(Instant::now() + Duration::from_millis(20));
     let error = link.call(&Outbound { deadline, ..unary(&link) }, &text("late")).unwrap_err();
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Deadline, Delivery::NotSent));
