@@ -195,9 +195,8 @@ fn calls_that_are_alone_count_for_the_wish_for_memory() {
 
 #[test]
 fn a_slow_handler_after_a_pause_delays_no_other_call() {
-    let _watched = pair(); // from now on there is a watcher
     let (open, gate) = gate();
-    let (link, served, mut other) = unwatched_plugin(METHODS, move |call| {
+    let (link, served, mut other) = watched_plugin(METHODS, move |call| {
         call.unary(|request: String| {
             if request == "slow" {
                 pass(&gate);

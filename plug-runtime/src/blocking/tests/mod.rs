@@ -103,16 +103,36 @@ fn greeted_taking(hello: Hello, offers: Option<Offers>, max_calls: u32) -> (Arc<
     other.write_all();
     greeter.join().unwrap().unwrap();
     link.wait_for_ready(Some(Instant::now() + LONG)).unwrap();
-    let key = watcher::register(|_| Arc::new(Inside(Arc::downgrade(&link)))).unwrap();
-    link.watch(key);
+    watch(&link);
     (link, other)
 }
 
-/// A plugin that serves, and the host's end. It has no watcher, and behaves as if no tick came: nobody helps it on, unless the
-/// watcher of another test has begun to.
+fn watch(link: &Arc<Link>) {
+    let key = watcher::register(|_| Arc::new(Inside(Arc::downgrade(link)))).unwrap();
+    link.watch(key);
+}
+
+/// A plugin that serves, and the host's end. It has no watcher, and behaves as if no tick came: nobody helps it on.
 fn unwatched_plugin(
     methods: &'static [Method],
     serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static,
+) -> (Arc<Link>, mpsc::Receiver<()>, Other) {
+    // From the beginning: another test may have a watcher, which would tick for this one too, and make it a second worker.
+    served_plugin(methods, serve, |link| link.lock().ticking = Ticking::Yes)
+}
+
+/// The same with a watcher.
+fn watched_plugin(
+    methods: &'static [Method],
+    serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static,
+) -> (Arc<Link>, mpsc::Receiver<()>, Other) {
+    served_plugin(methods, serve, watch)
+}
+
+fn served_plugin(
+    methods: &'static [Method],
+    serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static,
+    prepare: impl FnOnce(&Arc<Link>),
 ) -> (Arc<Link>, mpsc::Receiver<()>, Other) {
     let (input, host_output) = pipe::pair().unwrap();
     let (host_input, output) = pipe::pair().unwrap();
@@ -129,8 +149,8 @@ fn unwatched_plugin(
     let core = Connection::new(Side::Host, host, None);
     let mut other = Other { core, input: host_input, output: host_output };
     other.write_all();
+    prepare(&link);
     link.greet(Vec::new, || Ok(())).unwrap();
-    link.lock().ticking = Ticking::Yes;
     let plugin = link.clone();
     let served = spawn(move || {
         {
