@@ -5,6 +5,7 @@ use prost::Message;
 
 use crate::error::Result;
 use crate::protocol::{LONG, Long, copy, no_memory_for, reserve};
+use crate::sys::pages;
 use crate::sys::rope::Rope;
 
 /// A message that is encoded, and memory for the next one.
@@ -39,7 +40,11 @@ pub(crate) fn encode_long(
     memory: Vec<u8>,
     what: &str,
 ) -> Result<Long> {
-    let mut rope = Rope::new(memory, reserve);
+    let mut rope = Rope::new(memory, |buffer, more| {
+        let has_room = reserve(buffer, more);
+        pages::prefer_large(buffer);
+        has_room
+    });
     message.encode_raw(&mut rope);
     let (bytes, pieces) = rope.finish().ok_or_else(|| no_memory_for(what, len as u64))?;
     // Much memory with little in it could be held for long.

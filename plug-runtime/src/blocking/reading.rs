@@ -15,6 +15,7 @@ use super::writing::Flushed;
 use crate::error::{self, Error};
 use crate::protocol::{Connection, Place};
 use crate::sys::bell::Bell;
+use crate::sys::pages;
 use crate::sys::pipe::{self, Wait};
 use crate::sys::ring::{Impossible, RingReader};
 
@@ -364,6 +365,9 @@ impl Reader {
     pub(super) fn borrow(&mut self, core: &mut Connection, pipe: &OwnedFd) {
         if core.has_place() && self.place.is_none() {
             self.place = core.lend();
+            if let Some(place) = &mut self.place {
+                place.fill(|memory, _| pages::prefer_large(memory));
+            }
             if self.ring.is_none() {
                 self.bulk.note(pipe, core);
             }

@@ -13,6 +13,7 @@ pub(crate) mod files;
 pub(crate) mod interrupt;
 pub(crate) mod limits;
 pub(crate) mod memory;
+pub(crate) mod pages;
 pub(crate) mod pipe;
 pub(crate) mod poller;
 pub(crate) mod process;

@@ -57,6 +57,8 @@ pub(crate) enum Call {
     Kill,
     /// A memory file, and its seals.
     Memory,
+    /// How memory is to be given.
+    Advise,
     /// What a child may take.
     Limit,
     /// A new process.

@@ -172,7 +172,7 @@ errors!(
 const SHORT: Failure = Failure::AtMost(1);
 
 /// Each kind, in order, with its name in rules and what can go wrong.
-const CALLS: [(Call, &str, &[Failure]); 25] = [
+const CALLS: [(Call, &str, &[Failure]); 26] = [
     (Call::Pipe, "pipe", &[EMFILE, ENFILE]),
     (Call::Duplicate, "duplicate", &[EMFILE]),
     (Call::SetFlags, "set-flags", &[EPERM]),
@@ -196,6 +196,7 @@ const CALLS: [(Call, &str, &[Failure]); 25] = [
     (Call::Waitid, "waitid", &[EINTR]),
     (Call::Kill, "kill", &[EPERM]),
     (Call::Memory, "memory", &[EMFILE, ENOMEM]),
+    (Call::Advise, "advise", &[EINVAL]),
     (Call::Limit, "limit", &[EPERM]),
     (Call::Spawn, "spawn", &[EAGAIN, ENOMEM, EMFILE]),
     (Call::Thread, "thread", &[EAGAIN]),
