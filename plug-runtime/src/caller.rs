@@ -1,5 +1,6 @@
 //! Calls to the other side: what a proxy is made of.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -48,9 +49,7 @@ impl<S: Service> Caller<S> {
         Q: Message,
         R: Message + Default,
     {
-        let outbound = self.outbound(method, self.number(method)?);
-        let response = self.peer.call_unary(&outbound, request);
-        self.decode(method, response)
+        self.call::<Q, R>(method, request)
     }
 
     /// The same with a request that the caller does not need any more: a long one (16 KiB or more, encoded) is dropped as
@@ -69,8 +68,17 @@ impl<S: Service> Caller<S> {
         Q: Message,
         R: Message + Default,
     {
+        self.call::<Q, R>(method, request)
+    }
+
+    #[inline(always)]
+    fn call<Q, R>(&self, method: u32, request: impl Borrow<Q>) -> Result<R>
+    where
+        Q: Message,
+        R: Message + Default,
+    {
         let outbound = self.outbound(method, self.number(method)?);
-        let response = self.peer.call_owned(&outbound, request);
+        let response = self.peer.call_unary::<Q>(&outbound, request);
         self.decode(method, response)
     }
 

@@ -1,5 +1,6 @@
 //! The other side of a connection: for a host a plugin, for a plugin its host.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -181,7 +182,7 @@ impl Peer {
             .find_unary(method)
             .map_err(|message| named(Error::of_kind(ErrorKind::Unimplemented, message)))?;
         let outbound = self.outbound(number, MethodKind::Unary, false, None);
-        self.call_unary(&outbound, &Encoded(request)).map_err(named)
+        self.call_unary::<Encoded<'_>>(&outbound, &Encoded(request)).map_err(named)
     }
 
     /// The files that describe the services of the plugin and their messages, with all that they import, each once.
@@ -271,20 +272,12 @@ impl Peer {
             .with_link(|link| Outbound::new(method, kind, is_idempotent, options, timeout, link))
     }
 
-    pub(crate) fn call_unary(
+    pub(crate) fn call_unary<M: Message>(
         &self,
         outbound: &Outbound<'_>,
-        request: &impl Message,
+        request: impl Borrow<M>,
     ) -> Result<Bytes> {
-        self.shared.line.call(outbound, request)
-    }
-
-    pub(crate) fn call_owned(
-        &self,
-        outbound: &Outbound<'_>,
-        request: impl Message,
-    ) -> Result<Bytes> {
-        self.shared.line.call_owned(outbound, request)
+        self.shared.line.call::<M>(outbound, request)
     }
 
     pub(crate) fn call_one_way(

@@ -1,5 +1,6 @@
 //! Calls of this side.
 
+use std::borrow::Borrow;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -35,49 +36,27 @@ impl<M> Requests<'_, M> {
 impl Link {
     // ---- calls
 
-    /// Calls a method of the other side, and waits for the reply.
-    pub(crate) fn call(
+    /// Calls a method of the other side, and waits for the reply. The request is lent or given, `&M` or `M`: if it is given,
+    /// a long one is dropped as soon as it is encoded.
+    pub(crate) fn call<M: Message>(
         self: &Arc<Self>,
         outbound: &Outbound<'_>,
-        request: &impl Message,
+        request: impl Borrow<M>,
     ) -> Result<Bytes> {
-        let len = request.encoded_len();
+        let len = request.borrow().encoded_len();
         if len >= LONG {
-            return self.call_long(outbound, self.encode_request(request, len)?);
-        }
-        self.call_short(outbound, request, len)
-    }
-
-    /// The same with a request that is dropped as soon as it is encoded, if it is a long one.
-    pub(crate) fn call_owned(
-        self: &Arc<Self>,
-        outbound: &Outbound<'_>,
-        request: impl Message,
-    ) -> Result<Bytes> {
-        let len = request.encoded_len();
-        if len >= LONG {
-            let encoded = self.encode_request(&request, len)?;
+            let encoded = self.encode_request(request.borrow(), len)?;
             drop(request);
             return self.call_long(outbound, encoded);
         }
-        self.call_short(outbound, &request, len)
-    }
-
-    #[inline]
-    fn call_short(
-        self: &Arc<Self>,
-        outbound: &Outbound<'_>,
-        request: &impl Message,
-        len: usize,
-    ) -> Result<Bytes> {
         let mut state = None;
         if outbound.is_plain() {
-            match self.call_alone(outbound, request, len) {
+            match self.call_alone(outbound, request.borrow(), len) {
                 Ok(outcome) => return outcome,
                 Err(beside_others) => state = Some(beside_others),
             }
         }
-        self.call_beside_others(state, outbound, request, len)
+        self.call_beside_others(state, outbound, request.borrow(), len)
     }
 
     /// The same where other things may be going on. The lock is taken already for a call that has nothing to wait by.

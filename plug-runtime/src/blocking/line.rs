@@ -1,5 +1,6 @@
 //! The way to the other side: one connection, or, for a plugin that is restarted, that to its current process.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,27 +50,20 @@ impl Line {
 
     // ---- calls
 
-    pub(crate) fn call(&self, outbound: &Outbound<'_>, request: &impl Message) -> Result<Bytes> {
-        match self {
-            Line::Fixed { link, .. } => link.call(outbound, request),
-            Line::Supervised(supervisor) => {
-                supervisor.call(outbound, outbound.is_idempotent, |link, outbound| {
-                    Ok(link.call(outbound, request)?)
-                })
-            }
-        }
-    }
-
-    /// The same with a request that is dropped as soon as it is not needed any more.
-    pub(crate) fn call_owned(
+    /// The request is lent or given, `&M` or `M`: if it is given, it is dropped as soon as it is not needed any more.
+    pub(crate) fn call<M: Message>(
         &self,
         outbound: &Outbound<'_>,
-        request: impl Message,
+        request: impl Borrow<M>,
     ) -> Result<Bytes> {
         match self {
-            Line::Fixed { link, .. } => link.call_owned(outbound, request),
-            // It may have to be sent again.
-            Line::Supervised(_) => self.call(outbound, &request),
+            Line::Fixed { link, .. } => link.call::<M>(outbound, request),
+            Line::Supervised(supervisor) => {
+                supervisor.call(outbound, outbound.is_idempotent, |link, outbound| {
+                    // It may have to be sent again.
+                    Ok(link.call::<M>(outbound, request.borrow())?)
+                })
+            }
         }
     }
 

@@ -62,7 +62,7 @@ fn a_connection_that_has_not_begun_is_not_at_rest() {
     let core = Connection::new(Side::Plugin, hello, None);
     let link = Link::new(core, input, output, false).unwrap();
     let caller = link.clone();
-    let called = spawn(move || caller.call(&unary(&caller), &()));
+    let called = spawn(move || caller.call::<()>(&unary(&caller), ()));
     let error = in_time(&called, "an error").unwrap_err();
     assert_eq!(error.delivery(), Delivery::NotSent);
     assert_eq!(pipe::readable_bytes(&other_input), 0, "something was sent before the hello");
@@ -170,7 +170,7 @@ fn calls_that_come_close_together_do_not_have_the_watcher_wait_in_between() {
 fn what_comes_unasked_is_heard_after_a_call_after_a_pause_that_has_not_begun() {
     let (link, mut other) = asleep();
     let late = Outbound { deadline: Some(Instant::now()), ..unary(&link) };
-    assert_eq!(link.call(&late, &text("late")).unwrap_err().kind(), ErrorKind::Deadline);
+    assert_eq!(link.call::<String>(&late, &text("late")).unwrap_err().kind(), ErrorKind::Deadline);
     assert_heard(&mut other);
 }
 

@@ -127,7 +127,7 @@ fn a_long_request_that_is_given_away_is_dropped_before_its_response_comes() {
     let (dropped, is_dropped) = mpsc::channel();
     let request = Given { text: "x".repeat(crate::protocol::LONG), dropped };
     let calling = link.clone();
-    let called = spawn(move || calling.call_owned(&unary(&calling), request));
+    let called = spawn(move || calling.call::<Given>(&unary(&calling), request));
     let arrived = other.next_request();
     assert!(arrived.message.len() > crate::protocol::LONG);
     in_time(&is_dropped, "the request to be dropped");
@@ -165,7 +165,7 @@ fn impatient(link: &Arc<Link>) -> mpsc::Receiver<(Option<String>, crate::Result<
     let bytes = vec![7; 200 << 10];
     let request = bytes::Bytes::from_owner(Memory { bytes, link: link.clone(), called });
     let deadline = Some(Instant::now() + Duration::from_millis(10));
-    let outcome = link.call(&Outbound { deadline, ..unary(link) }, &request);
+    let outcome = link.call::<bytes::Bytes>(&Outbound { deadline, ..unary(link) }, &request);
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Deadline);
     drop(request);
     assert!(is_called.try_recv().is_err(), "the rest of it is to be sent");
@@ -321,7 +321,7 @@ fn memory_is_given_back_while_somebody_waits_for_a_reply() {
         let calling = link.clone();
         let called = spawn(move || match one_way {
             true => calling.call_one_way(&unary(&calling), &request),
-            false => calling.call(&unary(&calling), &request).map(drop),
+            false => calling.call::<bytes::Bytes>(&unary(&calling), &request).map(drop),
         });
         let request = other.next_request();
         other.core.reply(request.call, answer("done"));

@@ -53,7 +53,7 @@ fn m2_whose_time_is_over_while_a_long_frame_lands_leaves_it_to_the_next() {
     let calling = link.clone();
     let leader = spawn(move || {
         let deadline = Some(Instant::now() + Duration::from_millis(100));
-        calling.call(&Outbound { deadline, ..unary(&calling) }, &text("leader"))
+        calling.call::<String>(&Outbound { deadline, ..unary(&calling) }, &text("leader"))
     });
     let leading = other.next_request();
     wait_for(&link, "somebody to read", |state| state.leading == Some(leading.call));

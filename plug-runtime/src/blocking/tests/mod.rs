@@ -332,7 +332,7 @@ const LONG: Duration = Duration::from_secs(20);
 fn spawn_call(link: &Arc<Link>, request: String) -> std::thread::JoinHandle<crate::Result<String>> {
     let link = link.clone();
     std::thread::spawn(move || {
-        let response = link.call(&unary(&link), &request)?;
+        let response = link.call::<String>(&unary(&link), &request)?;
         Ok(prost::Message::decode(response)?)
     })
 }
@@ -433,7 +433,7 @@ fn a_closed_connection_says_what_was_sent() {
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Shutdown, Delivery::MayHaveRun));
     let error = stuck.join().unwrap().unwrap_err();
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Shutdown, Delivery::NotSent));
-    let error = link.call(&unary(&link), &text("late")).unwrap_err();
+    let error = link.call::<String>(&unary(&link), &text("late")).unwrap_err();
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Shutdown, Delivery::NotSent));
 }
 
@@ -488,5 +488,5 @@ fn p22_calls_to_what_is_being_killed_do_not_wait_for_its_end() {
 /// [`spawn_call`], for [`in_time`].
 fn spawn_call_for(link: &Arc<Link>, request: &str) -> mpsc::Receiver<crate::Result<bytes::Bytes>> {
     let (link, request) = (link.clone(), text(request));
-    spawn(move || link.call(&unary(&link), &request))
+    spawn(move || link.call::<String>(&unary(&link), &request))
 }

@@ -21,7 +21,7 @@ fn is_ended_while_it_reads(time: Duration) -> bool {
     let called = spawn(move || {
         let late = Instant::now() + time;
         let outbound = Outbound { deadline: Some(late), ..unary(&caller) };
-        caller.call(&outbound, &text("never answered"))
+        caller.call::<String>(&outbound, &text("never answered"))
     });
     let mut by_itself = None;
     wait_for(&link, "the caller to read", |state| {
@@ -106,7 +106,7 @@ fn an_end_beside_the_pipe_wakes_who_reads_with_a_deadline() {
     let caller = link.clone();
     let called = spawn(move || {
         let deadline = Some(Instant::now() + 3 * LONG);
-        caller.call(&Outbound { deadline, ..unary(&caller) }, &text("never answered"))
+        caller.call::<String>(&Outbound { deadline, ..unary(&caller) }, &text("never answered"))
     });
     other.next_request();
     wait_for(&link, "the caller to read", |state| state.leading.is_some());

@@ -15,7 +15,8 @@ fn who_waits_for_room_learns_that_a_void_frame_has_gone() {
     let _stuck = spawn_call_for(&link, &"x".repeat(14 << 10));
     wait_until_stuck(&link);
     let deadline = Some(Instant::now() + Duration::from_millis(20));
-    let error = link.call(&Outbound { deadline, ..unary(&link) }, &text("late")).unwrap_err();
+    let error =
+        link.call::<String>(&Outbound { deadline, ..unary(&link) }, &text("late")).unwrap_err();
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Deadline, Delivery::NotSent));
     wait_for(&link, "the watcher to rest", |state| state.ticking == Ticking::No);
     let _waiting = spawn_call_for(&link, "waiting");
@@ -31,7 +32,8 @@ fn whose_time_is_over_while_it_waits_for_others_learns_that_it_did() {
     let _leader = spawn_call_for(&link, "leader");
     other.next_request();
     let deadline = Some(Instant::now() + Duration::from_millis(20));
-    let error = link.call(&Outbound { deadline, ..unary(&link) }, &text("late")).unwrap_err();
+    let error =
+        link.call::<String>(&Outbound { deadline, ..unary(&link) }, &text("late")).unwrap_err();
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Deadline, Delivery::NotSent));
     assert!(error.message().contains("as many others as the other side takes at once"), "{error}");
 }

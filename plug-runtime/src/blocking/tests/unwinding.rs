@@ -45,7 +45,9 @@ fn a_panic_under_the_lock_ends_the_connection_for_who_reads_and_who_waits() {
     other.next_request();
     wait_for(&link, "somebody to wait", |state| !state.waiters.is_empty());
 
-    let unwound = panic::catch_unwind(AssertUnwindSafe(|| link.call(&unary(&link), &Unwritable)));
+    let unwound = panic::catch_unwind(AssertUnwindSafe(|| {
+        link.call::<Unwritable>(&unary(&link), &Unwritable)
+    }));
     assert!(unwound.is_err());
 
     for (called, who) in [(reading, "who reads"), (waiting, "who waits")] {
@@ -54,7 +56,7 @@ fn a_panic_under_the_lock_ends_the_connection_for_who_reads_and_who_waits() {
         assert_eq!(error.delivery(), Delivery::MayHaveRun, "{who}: {error:?}");
         assert!(error.to_string().contains("panicked"), "{who}: {error}");
     }
-    let error = link.call(&unary(&link), &text("late")).unwrap_err();
+    let error = link.call::<String>(&unary(&link), &text("late")).unwrap_err();
     assert_eq!((error.kind(), error.delivery()), (ErrorKind::Protocol, Delivery::NotSent));
 }
 
@@ -82,5 +84,8 @@ fn a_panic_under_the_lock_of_who_reads_ends_the_connection_too() {
     assert!(in_time(&panicked, "the reader to unwind"), "it has panicked");
     let error = in_time(&waiting, "who waits").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error:?}");
-    assert_eq!(link.call(&unary(&link), &text("late")).unwrap_err().kind(), ErrorKind::Protocol);
+    assert_eq!(
+        link.call::<String>(&unary(&link), &text("late")).unwrap_err().kind(),
+        ErrorKind::Protocol
+    );
 }
