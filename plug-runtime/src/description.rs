@@ -84,7 +84,7 @@ impl Description {
         if hello.len() > MAX_FRAME {
             return refused("its hello is longer than one that is sent may be: is it a plugin?");
         }
-        match Hello::decode(hello) {
+        match Hello::from_bytes(&hello) {
             Ok(hello) => Description::new(hello, &descriptors, limit),
             Err(_) => refused(NO_DESCRIPTION),
         }

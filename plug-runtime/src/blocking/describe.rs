@@ -53,8 +53,10 @@ pub(super) fn describe_inside<P: Plugin>() -> Result<Description> {
 }
 
 fn encoded<P: Plugin>() -> Result<Vec<u8>> {
-    let descriptors = merged(P::Services::offer().iter().map(|offered| offered.descriptors))?;
-    let hello = hello::<P>().encode_to_vec().into();
+    let services = P::Services::offer();
+    let sets: Vec<_> = services.iter().map(|offered| offered.descriptors).collect();
+    let descriptors = merged(&sets)?;
+    let hello = hello::<P>().to_bytes().into();
     Ok(EncodedDescription { hello: Some(hello), descriptors }.encode_to_vec())
 }
 

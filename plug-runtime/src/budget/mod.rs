@@ -16,7 +16,7 @@ mod layout;
 mod shapes;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -189,7 +189,7 @@ impl Undecodable {
 /// What the descriptors say of the messages of one service.
 struct Schema {
     shapes: Shapes,
-    methods: BTreeMap<String, Sides>,
+    methods: HashMap<String, Sides>,
 }
 
 impl Schema {

@@ -1,6 +1,6 @@
 //! What the structs look like that prost makes of messages.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use prost::Message as _;
 use prost::encoding::WireType;
@@ -92,7 +92,7 @@ impl Shape {
 }
 
 /// Reads the descriptors of a service. `None` if it is not in them.
-pub(super) fn read(service: &str, descriptors: &[u8]) -> Option<(Shapes, BTreeMap<String, Sides>)> {
+pub(super) fn read(service: &str, descriptors: &[u8]) -> Option<(Shapes, HashMap<String, Sides>)> {
     let files = FileDescriptorSet::decode(descriptors).ok()?;
     let messages = Messages::of(&files);
     let described = files.file.iter().find_map(|file| {
@@ -183,7 +183,7 @@ impl<'a> Messages<'a> {
             .iter()
             .filter_map(|field| self.field(index, field, structs))
             .collect();
-        fields.sort_by_key(|field| field.number);
+        fields.sort_unstable_by_key(|field| field.number);
         let mut counted = 0;
         for field in &mut fields {
             if field.growth.is_some() || field.content.message().is_some() {

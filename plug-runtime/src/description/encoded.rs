@@ -45,13 +45,13 @@ pub(crate) const NO_LIMIT: usize = usize::MAX;
 /// One encoded `FileDescriptorSet` of several, each file once.
 ///
 /// Files are not decoded: `prost_types` would lose the options that others have defined.
-pub(crate) fn merged<'a>(sets: impl IntoIterator<Item = &'a [u8]>) -> Result<Bytes> {
+pub(crate) fn merged(sets: &[&[u8]]) -> Result<Bytes> {
     let broken =
         |error| Error::new(Code::Internal, format!("a service has broken descriptors: {error}"));
     let mut files = Vec::new();
     let mut names = BTreeSet::new();
     for set in sets {
-        for file in EncodedFiles::decode(set).map_err(broken)?.files {
+        for file in EncodedFiles::decode(*set).map_err(broken)?.files {
             let FileName { name } = FileName::decode(file.clone()).map_err(broken)?;
             if names.insert(name) {
                 files.push(file);
@@ -89,12 +89,12 @@ mod tests {
         // Another file: the name `z`, and a field with a number that is not in descriptors.
         first.extend(b"\x0a\x06\x0a\x01z\xb8\x3e\x05");
         let second = set(&[common, ("b.proto", "syntax = \"proto3\"; message B {}")]);
-        let both = merged([&first[..], &second[..]]).unwrap();
+        let both = merged(&[&first, &second]).unwrap();
         assert!(both.starts_with(&first), "what was there stays as it was");
         let files = FileDescriptorSet::decode(both).unwrap().file;
         let names: Vec<_> = files.iter().map(FileDescriptorProto::name).collect();
         assert_eq!(names, ["common.proto", "z", "b.proto"]);
-        let error = merged([&b"\xff"[..]]).unwrap_err();
+        let error = merged(&[b"\xff"]).unwrap_err();
         assert!(error.message().contains("broken descriptors"), "{error}");
     }
 }

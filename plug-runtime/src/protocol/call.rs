@@ -118,9 +118,8 @@ impl<T> ById<T> {
 
     /// Takes everything, in the order of the ids.
     pub(crate) fn drain(&mut self) -> Vec<(u64, T)> {
-        let mut all: Vec<_> = self.one.take().into_iter().chain(self.others.drain()).collect();
-        all.sort_unstable_by_key(|(id, _)| *id);
-        all
+        let ids = self.ids_where(|_| true);
+        ids.into_iter().filter_map(|id| Some((id, self.remove(id)?))).collect()
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = u64> {

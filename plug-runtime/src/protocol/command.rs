@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message;
 
 use super::FRAGMENT;
 use super::call::{Assembly, Phase, Served};
@@ -27,7 +26,7 @@ impl Connection {
         if let (0, Some(peer)) = (self.own.max_message, &self.peer) {
             self.own.max_message = peer.max_message;
         }
-        let hello = self.own.encode_to_vec();
+        let hello = self.own.to_bytes();
         self.greet(&Frame { kind: kind::HELLO, payload: &hello, ..Frame::default() });
     }
 

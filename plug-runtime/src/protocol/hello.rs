@@ -113,6 +113,20 @@ pub(crate) struct MethodInfo {
 }
 
 impl Hello {
+    /// Decodes one: once for each connection, so in one place rather than fast.
+    #[cold]
+    pub(crate) fn from_bytes(encoded: &[u8]) -> std::result::Result<Hello, prost::DecodeError> {
+        let features = Vec::with_capacity(2 * FEATURES.len());
+        let mut hello = Hello { features, ..Hello::default() };
+        hello.merge(encoded)?;
+        Ok(hello)
+    }
+
+    #[cold]
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        self.encode_to_vec()
+    }
+
     /// A hello of this runtime, without services and without limits.
     pub(crate) fn new(name: String, version: String) -> Hello {
         Hello {

@@ -76,17 +76,9 @@ impl Output {
         self.bytes.get_mut(index..end)
     }
 
-    /// All that is to be sent, in pieces that are each in one place.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> + Clone {
-        let queue = self.pieces.iter().flat_map(|pieces| &pieces.queue);
-        let ends = queue.clone().map(|piece| piece.before).chain([self.bytes.len()]);
-        let begins = [self.sent].into_iter().chain(queue.clone().map(|piece| piece.before));
-        let between = begins.zip(ends).map(|(begin, end)| &self.bytes[begin..end]);
-        let pieces = queue.map(|piece| &piece.bytes[..]).chain([&[][..]]);
-        between
-            .zip(pieces)
-            .flat_map(|(bytes, piece)| [bytes, piece])
-            .filter(|part| !part.is_empty())
+    /// All that is to be sent, in parts that are each in one place.
+    pub(crate) fn parts(&self) -> Parts<'_> {
+        Parts { output: self, from: self.sent, next: 0, piece: &[] }
     }
 
     /// All that is to be sent, if that is in one place.
@@ -171,6 +163,39 @@ impl Output {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn to_vec(&self) -> Vec<u8> {
         self.parts().collect::<Vec<_>>().concat()
+    }
+}
+
+/// The parts of an output, none of them empty.
+#[derive(Clone)]
+pub(crate) struct Parts<'a> {
+    output: &'a Output,
+    /// From where on the bytes have not been gone through, and from which piece on the pieces.
+    from: usize,
+    next: usize,
+    /// A piece whose turn has come.
+    piece: &'a [u8],
+}
+
+impl<'a> Iterator for Parts<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let Output { bytes, pieces, .. } = self.output;
+        loop {
+            if !self.piece.is_empty() {
+                return Some(std::mem::take(&mut self.piece));
+            }
+            let piece = pieces.as_ref().and_then(|pieces| pieces.queue.get(self.next));
+            let to = piece.map_or(bytes.len(), |piece| piece.before);
+            let between = &bytes[std::mem::replace(&mut self.from, to)..to];
+            self.next += 1;
+            self.piece = piece.map_or(&[], |piece| &piece.bytes);
+            if !between.is_empty() {
+                return Some(between);
+            }
+            piece?;
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
 
 use super::FRAGMENT;
 use super::call::{Added, Arriving, Assembly, Fragment, Phase, Served};
@@ -121,7 +120,7 @@ impl Connection {
                 ));
             }
         }
-        let peer = Hello::decode(frame.payload).map_err(|error| {
+        let peer = Hello::from_bytes(frame.payload).map_err(|error| {
             Error::of_kind(ErrorKind::Handshake, format!("its hello cannot be decoded: {error}"))
         })?;
         if let Err(error) = self.own.check(self.side, &peer) {
