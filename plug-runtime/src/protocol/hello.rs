@@ -113,9 +113,11 @@ pub(crate) struct MethodInfo {
 }
 
 impl Hello {
-    /// Decodes one: once for each connection, so in one place rather than fast.
+    /// Decodes one. It is cold, and so is [`to_bytes`](Self::to_bytes), as both are for once in a connection: each caller
+    /// would have 7 KB of its own for it.
     #[cold]
     pub(crate) fn from_bytes(encoded: &[u8]) -> std::result::Result<Hello, prost::DecodeError> {
+        // Those that are known, and others.
         let features = Vec::with_capacity(2 * FEATURES.len());
         let mut hello = Hello { features, ..Hello::default() };
         hello.merge(encoded)?;
