@@ -286,7 +286,7 @@ impl<'a> Alone<'a> {
         state.reader = self.reader.take();
         state.leading = None;
         state.heard = true;
-        state.active = true;
+        state.note_activity();
         state.workers.note_free();
     }
 

@@ -141,7 +141,7 @@ impl Link {
         let patience = Patience::new(self, outbound.deadline, &outbound.cancel);
         let (mut state, _) =
             self.open(outbound, Some(request), request.encoded_len(), &patience)?;
-        state.active = true;
+        state.note_activity();
         self.keep_ticking(&mut state);
         drop(self.flush_or_leave(state));
         Ok(())

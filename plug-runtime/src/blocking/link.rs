@@ -109,8 +109,8 @@ pub(super) struct State {
     pub(super) quiet_ticks: u32,
     /// Whether anything has come from the other side since that was last asked.
     pub(super) heard: bool,
-    /// Whether something has happened since the last tick.
-    pub(super) active: bool,
+    /// How often something has happened since the last tick.
+    pub(super) activity: u32,
     /// Whether the watcher waits for input, because nobody else does.
     pub(super) armed: bool,
     /// Since when it does so for a call that came after a pause.
@@ -177,7 +177,7 @@ impl Link {
                 ticking: Ticking::No,
                 quiet_ticks: 0,
                 heard: false,
-                active: false,
+                activity: 0,
                 armed: false,
                 armed_since: None,
                 closing: false,
@@ -310,7 +310,7 @@ impl Link {
 
     /// Passes the role of reading on, or sees to it that the watcher takes it once nothing happens.
     pub(super) fn pass_on(self: &Arc<Self>, state: &mut State, wakes: &mut Wakes) {
-        state.active = true;
+        state.note_activity();
         state.workers.note_free();
         if state.input_ended {
             return;
@@ -337,6 +337,11 @@ impl Link {
 }
 
 impl State {
+    #[inline]
+    pub(super) fn note_activity(&mut self) {
+        self.activity = self.activity.saturating_add(1);
+    }
+
     /// Whether nothing is left to be served: the connection is over, or was left and all calls are answered.
     pub(super) fn is_served(&self) -> bool {
         self.core.failure().is_some() || (self.core.is_leaving() && self.core.calls_served() == 0)

@@ -206,7 +206,7 @@ impl Messages {
                     inbox.waker = Some(waker.clone());
                 }
                 // Somebody has to read what comes.
-                state.active = true;
+                state.note_activity();
                 self.link.keep_ticking(&mut state);
                 Poll::Pending
             }

@@ -96,7 +96,8 @@ impl Link {
     pub(super) fn handle_tick(self: &Arc<Self>) -> bool {
         self.expire();
         let mut state = self.lock();
-        if state.ticking == Ticking::Late {
+        let is_late = state.ticking == Ticking::Late;
+        if is_late {
             // What has waited since has waited for long enough.
             state.workers.next_tick();
         }
@@ -114,11 +115,12 @@ impl Link {
         self.look_at_output(&mut state);
         let is_deaf = self.rouse_reader(&mut state);
         state.discard_unsent();
-        let mut busy = state.active
+        // The call for which a late one was begun is not a sign that more will come.
+        let mut busy = state.activity > u32::from(is_late)
             || (state.workers.is_busy() && wait_for_input && is_plugin)
             || state.workers.is_waited_for()
             || is_deaf;
-        state.active = false;
+        state.activity = 0;
         let mut stands_in = false;
         if !busy {
             // Whoever has queued something writes it. If somebody has not, it is not left for ever.
@@ -428,7 +430,26 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+    use crate::blocking::dispatch::idle_link;
     use crate::protocol::{Hello, Side};
+
+    #[test]
+    fn after_a_call_that_comes_by_itself_one_late_tick_is_enough() {
+        for (ticking, calls, goes_on) in [
+            (Ticking::Late, 1, false),
+            (Ticking::Late, 2, true),
+            (Ticking::Yes, 0, false),
+            (Ticking::Yes, 1, true),
+        ] {
+            let link = idle_link();
+            let mut state = link.lock();
+            state.ticking = ticking;
+            (0..calls).for_each(|_| state.note_activity());
+            drop(state);
+            assert_eq!(link.handle_tick(), goes_on, "{ticking:?} after {calls} calls");
+            assert_eq!(link.lock().ticking, if goes_on { Ticking::Yes } else { Ticking::No });
+        }
+    }
 
     /// A caller may read what made the pipe readable between the watcher's wait and its look.
     #[test]

@@ -32,7 +32,7 @@ fn m2_who_panics_while_a_long_frame_lands_leaves_it_to_the_next() {
         while !state.core.has_place() {
             state = link.flush_and_read(state, &mut lead, &Patience::endless());
         }
-        state.active = true;
+        state.note_activity();
         let reader = lead.reader.as_mut().unwrap();
         reader.borrow(&mut state.core, &link.input);
         assert!(reader.place.is_some(), "it is lent");

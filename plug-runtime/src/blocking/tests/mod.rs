@@ -355,7 +355,7 @@ fn m2_who_panics_in_the_middle_of_a_frame_leaves_it_to_the_next() {
         let unwound = panic::catch_unwind(AssertUnwindSafe(|| {
             let mut state = link.flush_and_read(link.lock(), &mut lead, &Patience::endless());
             assert!(state.core.is_truncated(), "half a frame has been read");
-            state.active = true;
+            state.note_activity();
             drop(state);
             let _held = lead;
             panic!("as a test");
