@@ -374,6 +374,16 @@ fn r4_a_restart_without_a_thread_is_tried_again() {
 }
 
 #[test]
+fn messages_do_without_large_pages() {
+    for side in [Side::Host, Side::Plugin] {
+        let outcome = Run::new("huge-message", side, "advise=EINVAL").play().unwrap();
+        assert_eq!(outcome.said, "ok", "without those of the {side:?}");
+        let asked = outcome.steps.iter().filter(|step| step.call == "advise");
+        assert!(asked.count() > 0, "the {side:?} has not asked for any");
+    }
+}
+
+#[test]
 fn m9_without_proc() {
     let begin = Instant::now();
     let mut runs = Vec::new();

@@ -62,6 +62,8 @@ impl Plugins<'_> {
             "call" => echo(&self.probe()?, 10),
             // More than a pipe holds, both ways.
             "long-message" => echo(&self.probe()?, 300 << 10),
+            // Longer than what comes to memory of messages before.
+            "huge-message" => echo(&self.probe()?, 5 << 20),
             "second-load" => {
                 let first = self.probe()?;
                 let second = self.probe()?;

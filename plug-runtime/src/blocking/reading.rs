@@ -365,8 +365,8 @@ impl Reader {
     pub(super) fn borrow(&mut self, core: &mut Connection, pipe: &OwnedFd) {
         if core.has_place() && self.place.is_none() {
             self.place = core.lend();
-            if let Some(place) = &mut self.place {
-                place.fill(|memory, _| pages::prefer_large(memory));
+            if let Some(memory) = self.place.as_mut().and_then(|place| place.take_new()) {
+                pages::prefer_large(memory);
             }
             if self.ring.is_none() {
                 self.bulk.note(pipe, core);

@@ -120,6 +120,9 @@ impl Link {
             || (state.workers.is_busy() && wait_for_input && is_plugin)
             || state.workers.is_waited_for()
             || is_deaf;
+        if state.activity > 0 {
+            state.quiet_ticks = 0;
+        }
         state.activity = 0;
         let mut stands_in = false;
         if !busy {
@@ -431,6 +434,7 @@ mod tests {
 
     use super::*;
     use crate::blocking::dispatch::idle_link;
+    use crate::blocking::writing::KEPT_FOR;
     use crate::protocol::{Hello, Side};
 
     #[test]
@@ -449,6 +453,23 @@ mod tests {
             assert_eq!(link.handle_tick(), goes_on, "{ticking:?} after {calls} calls");
             assert_eq!(link.lock().ticking, if goes_on { Ticking::Yes } else { Ticking::No });
         }
+    }
+
+    /// Whatever came before.
+    #[test]
+    fn memory_is_kept_for_as_long_after_a_call_that_comes_by_itself() {
+        let link = idle_link();
+        let mut state = link.lock();
+        state.writer.as_mut().unwrap().taken = Vec::with_capacity(1 << 20).into();
+        assert!(state.keeps_memory());
+        state.quiet_ticks = KEPT_FOR;
+        state.ticking = Ticking::Late;
+        state.note_activity();
+        drop(state);
+        for tick in 1..KEPT_FOR {
+            assert!(link.handle_tick(), "it was given back after {tick} ticks");
+        }
+        assert!(!link.handle_tick());
     }
 
     /// A caller may read what made the pipe readable between the watcher's wait and its look.

@@ -418,7 +418,7 @@ impl State {
 const BRIEFLY: Option<Duration> = Some(Duration::from_millis(1));
 
 /// For how many ticks of 2 ms.
-const KEPT_FOR: u32 = 50;
+pub(super) const KEPT_FOR: u32 = 50;
 
 /// What is more than fits into a pipe as it is made, and shows that it carries much.
 const BULK: usize = 64 << 10;

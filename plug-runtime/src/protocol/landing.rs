@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::call::{Assembly, Fragment, Phase};
+use super::call::{Assembly, Fragment, LentMemory, Phase};
 use super::connection::Connection;
 use super::frame::{Frame, flag, kind};
 use super::{FRAGMENT, FRAME_COST};
@@ -30,6 +30,8 @@ pub(crate) struct Place {
     memory: Vec<u8>,
     /// How many bytes are missing of the payload. There is room for them.
     missing: usize,
+    /// Whether it was made for this payload, or has grown, and nobody has asked.
+    is_new: bool,
 }
 
 /// A payload that has landed, behind what came before it of its message.
@@ -39,6 +41,11 @@ pub(super) struct Landed {
 }
 
 impl Place {
+    /// The memory, once after it was made or has grown.
+    pub(crate) fn take_new(&mut self) -> Option<&mut Vec<u8>> {
+        std::mem::take(&mut self.is_new).then_some(&mut self.memory)
+    }
+
     /// Has bytes put into the memory, behind all others, and so many at most.
     pub(crate) fn fill<R>(&mut self, put: impl FnOnce(&mut Vec<u8>, usize) -> R) -> R {
         let before = self.memory.len();
@@ -95,9 +102,10 @@ impl Connection {
         }
         let Some((frame, head)) = Frame::decode_head(part, content) else { return false };
         let payload = content - head;
-        let Some(mut memory) = self.lend_memory(&frame, payload) else { return false };
+        let Some(lent) = self.lend_memory(&frame, payload) else { return false };
+        let LentMemory { mut memory, is_new } = lent;
         memory.extend_from_slice(&part[head..]);
-        let place = Place { memory, missing: content - part.len() };
+        let place = Place { memory, missing: content - part.len(), is_new };
         self.landing = Some(Box::new(Landing {
             head: part[..head].to_vec(),
             len: prefix + content,
@@ -168,7 +176,7 @@ impl Connection {
 
     /// The memory of the message that a frame begins or continues, with room for its payload, if all is as it should be and
     /// nothing would come of the payload but a part of that message.
-    fn lend_memory(&mut self, frame: &Frame<'_>, payload: usize) -> Option<Vec<u8>> {
+    fn lend_memory(&mut self, frame: &Frame<'_>, payload: usize) -> Option<LentMemory> {
         let is_sane = self.peer.is_some() && frame.flags & !flag::ALL == 0;
         if !is_sane || payload > FRAGMENT {
             return None;

@@ -117,8 +117,7 @@ fn unwatched_plugin(
     methods: &'static [Method],
     serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static,
 ) -> (Arc<Link>, mpsc::Receiver<()>, Other) {
-    // From the beginning: another test may have a watcher, which would tick for this one too, and make it a second worker.
-    served_plugin(methods, serve, |link| link.lock().ticking = Ticking::Yes)
+    served_plugin(methods, serve, false)
 }
 
 /// The same with a watcher.
@@ -126,13 +125,13 @@ fn watched_plugin(
     methods: &'static [Method],
     serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static,
 ) -> (Arc<Link>, mpsc::Receiver<()>, Other) {
-    served_plugin(methods, serve, watch)
+    served_plugin(methods, serve, true)
 }
 
 fn served_plugin(
     methods: &'static [Method],
     serve: impl Fn(Incoming<'_>) -> Reply + Send + Sync + 'static,
-    prepare: impl FnOnce(&Arc<Link>),
+    is_watched: bool,
 ) -> (Arc<Link>, mpsc::Receiver<()>, Other) {
     let (input, host_output) = pipe::pair().unwrap();
     let (host_input, output) = pipe::pair().unwrap();
@@ -149,8 +148,14 @@ fn served_plugin(
     let core = Connection::new(Side::Host, host, None);
     let mut other = Other { core, input: host_input, output: host_output };
     other.write_all();
-    prepare(&link);
+    if !is_watched {
+        // From the beginning: another test may have a watcher, which would tick for this one too, and make it a second worker.
+        link.lock().ticking = Ticking::Yes;
+    }
     link.greet(Vec::new, || Ok(())).unwrap();
+    if is_watched {
+        watch(&link);
+    }
     let plugin = link.clone();
     let served = spawn(move || {
         {
