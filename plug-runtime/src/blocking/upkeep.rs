@@ -120,7 +120,7 @@ impl Link {
             || (state.workers.is_busy() && wait_for_input && is_plugin)
             || state.workers.is_waited_for()
             || is_deaf;
-        if state.activity > 0 {
+        if busy || state.activity > 0 {
             state.quiet_ticks = 0;
         }
         state.activity = 0;
@@ -135,11 +135,8 @@ impl Link {
             busy = stands_in || state.keeps_memory();
             state.ticking = if busy { Ticking::Yes } else { Ticking::No };
             state = self.leave_sent(state);
-        } else {
-            state.quiet_ticks = 0;
-            if has_forgotten {
-                state = self.leave_sent(state);
-            }
+        } else if has_forgotten {
+            state = self.leave_sent(state);
         }
         if help > 0 {
             stands_in |= !self.promote(state, help);

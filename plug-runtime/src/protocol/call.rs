@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::FRAGMENT;
 use super::event::Request;
 use super::flow::Inflow;
+use super::landing::Place;
 use super::memory::{self, Kept};
 use super::outbox::SentAt;
 use crate::error::{Error, ErrorKind, Result};
@@ -216,13 +217,6 @@ pub(super) enum Phase {
     Draining,
 }
 
-/// Memory of a message, with what has arrived of it, for who reads the next fragment.
-pub(super) struct LentMemory {
-    pub(super) memory: Vec<u8>,
-    /// Whether it was made for that fragment, or has grown.
-    pub(super) is_new: bool,
-}
-
 /// A message of which the first fragments have arrived.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
@@ -372,7 +366,7 @@ impl Assembly {
         limit: u64,
         kept: &mut Kept,
         is_admitted: bool,
-    ) -> Option<LentMemory> {
+    ) -> Option<Place> {
         let before = self.total;
         let is_fit = self.check(len, total, is_last, limit).is_ok();
         let whole = std::mem::replace(&mut self.total, before);
@@ -381,11 +375,11 @@ impl Assembly {
         if memory.capacity() == 0 && is_fit {
             memory = kept.take(if is_admitted { whole } else { len as u64 });
         }
-        let before = memory.capacity();
+        let capacity = memory.capacity();
         if is_fit && memory::grow(&mut memory, len, whole) {
             self.arrived = Arrived::Lent(memory.len() as u64);
-            let is_new = memory.capacity() != before;
-            return Some(LentMemory { memory, is_new });
+            let is_new = memory.capacity() != capacity;
+            return Some(Place { memory, missing: len, is_new });
         }
         self.arrived = Arrived::Bytes(memory);
         None

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::call::{Assembly, Fragment, LentMemory, Phase};
+use super::call::{Assembly, Fragment, Phase};
 use super::connection::Connection;
 use super::frame::{Frame, flag, kind};
 use super::{FRAGMENT, FRAME_COST};
@@ -27,11 +27,11 @@ pub(super) struct Landing {
 /// Memory with what has arrived of a message, for who reads to put the next bytes behind that.
 #[derive(Debug)]
 pub(crate) struct Place {
-    memory: Vec<u8>,
+    pub(super) memory: Vec<u8>,
     /// How many bytes are missing of the payload. There is room for them.
-    missing: usize,
+    pub(super) missing: usize,
     /// Whether it was made for this payload, or has grown, and nobody has asked.
-    is_new: bool,
+    pub(super) is_new: bool,
 }
 
 /// A payload that has landed, behind what came before it of its message.
@@ -102,10 +102,8 @@ impl Connection {
         }
         let Some((frame, head)) = Frame::decode_head(part, content) else { return false };
         let payload = content - head;
-        let Some(lent) = self.lend_memory(&frame, payload) else { return false };
-        let LentMemory { mut memory, is_new } = lent;
-        memory.extend_from_slice(&part[head..]);
-        let place = Place { memory, missing: content - part.len(), is_new };
+        let Some(mut place) = self.lend_memory(&frame, payload) else { return false };
+        place.fill(|memory, _| memory.extend_from_slice(&part[head..]));
         self.landing = Some(Box::new(Landing {
             head: part[..head].to_vec(),
             len: prefix + content,
@@ -176,7 +174,7 @@ impl Connection {
 
     /// The memory of the message that a frame begins or continues, with room for its payload, if all is as it should be and
     /// nothing would come of the payload but a part of that message.
-    fn lend_memory(&mut self, frame: &Frame<'_>, payload: usize) -> Option<LentMemory> {
+    fn lend_memory(&mut self, frame: &Frame<'_>, payload: usize) -> Option<Place> {
         let is_sane = self.peer.is_some() && frame.flags & !flag::ALL == 0;
         if !is_sane || payload > FRAGMENT {
             return None;

@@ -14,10 +14,10 @@ pub(crate) fn prefer_large(memory: &mut Vec<u8>) {
     if memory.capacity() < WORTH_IT || seam::step(Call::Advise).is_err() {
         return;
     }
-    // From the beginning of the first page on: a part of a mapping that is treated differently cannot be moved with the rest
-    // of it, as the allocator does when a vector grows.
     // SAFETY: it is asked for a number.
     let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return };
+    // From the beginning of the first page on: a part of a mapping that is treated differently cannot be moved with the rest
+    // of it, as the allocator does when a vector grows.
     let before = memory.as_ptr().addr() % page;
     let len = (before + memory.capacity()).next_multiple_of(page);
     // SAFETY: the advice changes nothing of what is in memory, be it this vector's or, in the first page and the last,
