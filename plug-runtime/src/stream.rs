@@ -6,7 +6,7 @@ mod loom_models;
 mod remote;
 
 use std::fmt;
-use std::task::{Poll, Waker};
+use std::task::{Poll, Waker, ready};
 
 use prost::Message;
 
@@ -112,21 +112,6 @@ impl<T: Message + Default> Stream<T> {
     }
 }
 
-impl<T> Stream<T> {
-    fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<T>>> {
-        let item = match &mut self.source {
-            None => return Poll::Ready(None),
-            Some(Source::Iterator(items)) => Poll::Ready(items.next()),
-            Some(Source::Channel(items)) => items.poll_next(waker),
-            Some(Source::Remote(items)) => items.poll_next(waker),
-        };
-        if matches!(item, Poll::Ready(None | Some(Err(_)))) {
-            self.source = None;
-        }
-        item
-    }
-}
-
 impl<T> Iterator for Stream<T> {
     type Item = Result<T>;
 
@@ -147,8 +132,18 @@ impl<T: Message> Outgoing for Stream<T> {
     fn poll_message(&mut self, waker: &Waker, out: &mut Encoded) -> Poll<Option<Result<()>>> {
         // Iterators and drops of items are code of users, on a thread that may read for others.
         let polled = panics::catch("the stream", || {
-            self.poll_next(waker)
-                .map(|item| item.map(|item| item.and_then(|item| out.encode(&item))))
+            // An item stays where it was made: to move what was just written costs 5 ns, a twentieth of all of a short one.
+            let item = match &mut self.source {
+                None => None,
+                Some(Source::Iterator(items)) => items.next(),
+                Some(Source::Channel(items)) => ready!(items.poll_next(waker)),
+                Some(Source::Remote(items)) => ready!(items.poll_next(waker)),
+            };
+            if let Some(Ok(item)) = &item {
+                return Poll::Ready(Some(out.encode(item)));
+            }
+            self.source = None;
+            Poll::Ready(item.map(|end| end.map(drop)))
         });
         polled.unwrap_or_else(|error| {
             let source = self.source.take();

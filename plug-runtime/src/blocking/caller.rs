@@ -51,8 +51,8 @@ impl Link {
         }
         let mut state = None;
         if outbound.is_plain() {
-            match self.call_alone(outbound, request.borrow(), len) {
-                Ok(outcome) => return outcome,
+            match self.begin_alone(outbound, request.borrow(), len) {
+                Ok(begun) => return self.exchange(begun, &Patience::until_then(outbound.deadline)),
                 Err(beside_others) => state = Some(beside_others),
             }
         }

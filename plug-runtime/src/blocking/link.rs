@@ -115,6 +115,8 @@ pub(super) struct State {
     pub(super) armed: bool,
     /// Since when it does so for a call that came after a pause.
     pub(super) armed_since: Option<Instant>,
+    /// Whether all that is queued may wait for more of its stream: nobody has wanted it written.
+    pub(super) can_wait: bool,
     /// Whether the output is to be closed as soon as nothing is left to be written, and no call is left that might need a
     /// grant or a reply.
     pub(super) closing: bool,
@@ -180,6 +182,7 @@ impl Link {
                 activity: 0,
                 armed: false,
                 armed_since: None,
+                can_wait: false,
                 closing: false,
                 input_ended: false,
                 over: None,

@@ -126,6 +126,11 @@ impl Workers {
         self.running -= 1;
     }
 
+    /// How many ticks there were.
+    pub(super) fn tick(&self) -> u64 {
+        self.tick
+    }
+
     /// Notes that something was queued that is to be written in a moment.
     pub(super) fn note_unsent(&mut self) {
         self.unsent_since.get_or_insert(self.tick);

@@ -163,6 +163,7 @@ impl Link {
         if !state.wants_flush() {
             return (state, Flushed::Done);
         }
+        state.can_wait = false;
         // Who writes looks for more before it lets the role go.
         let Some(mut writer) = state.writer.take() else { return (state, Flushed::Done) };
         let mut flushed = Flushed::Done;
@@ -251,7 +252,7 @@ impl Link {
 
     /// Writes what is queued, in at most `writes` goes.
     #[inline(never)]
-    fn write_all<'a>(
+    pub(super) fn write_all<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
         mut writer: Box<Writer>,
@@ -274,7 +275,11 @@ impl Link {
             }
             if writer.taken.is_empty() {
                 writer.taken.clear();
-                if !state.core.has_output() {
+                // What a stream has queued during the last write is left to it. A thread that took that along would have more
+                // to write after each write, and would be kept from its own work for as long as the stream goes on. What is
+                // queued before the output is closed, nobody else writes.
+                let is_left = state.can_wait && !state.closing;
+                if !state.core.has_output() || is_left {
                     break;
                 }
                 state.core.poll_output(&mut writer.taken);

@@ -1,5 +1,6 @@
 //! Streams that are sent.
 
+use std::sync::OnceLock;
 use std::task::{Poll, Waker};
 
 use super::*;
@@ -104,5 +105,50 @@ fn a_stream_goes_on_once_there_is_room() {
     }
     assert_eq!(arrived, 5000);
     drop(other);
+    in_time(&served, "the plugin to end");
+}
+
+/// It would write for the stream as long as that goes on, a few items at a time, and do nothing of its own.
+#[test]
+fn who_writes_leaves_to_a_stream_what_that_has_queued_since() {
+    const METHODS: &[Method] = &[Method::server_streaming("Watch")];
+    let (is_queued, queued) = mpsc::channel();
+    let (go_on, gate) = gate();
+    let known: Arc<OnceLock<Arc<Link>>> = Arc::default();
+    let source = (is_queued, gate, known.clone());
+    let source = Mutex::new(Some(source));
+    let (link, served, mut other) = unwatched_plugin(METHODS, move |call| {
+        let (is_queued, gate, known) = source.lock().unwrap().take().expect("it is called once");
+        // The first is written at once, and so are others that do not come close behind.
+        let items = std::iter::from_fn(move || {
+            if !known.get()?.lock().can_wait {
+                return Some(vec![7; 10]);
+            }
+            is_queued.send(()).unwrap();
+            pass(&gate);
+            None
+        });
+        call.server_streaming(|()| Ok(crate::Stream::new(items)))
+    });
+    assert!(known.set(link.clone()).is_ok());
+    let opening = Opening { method: 1, streams_responses: true, ..Opening::default() };
+    other.core.open(&opening, Some(&())).unwrap();
+    other.write_all();
+    in_time(&queued, "an item that came close behind another");
+
+    let mut state = link.lock();
+    let before = state.core.sent();
+    let writer = state.writer.take().expect("nobody writes");
+    let (state, _) = link.write_all(state, writer, usize::MAX);
+    assert_eq!(state.core.sent(), before, "it was written by a thread that wrote something else");
+    let state = link.flush_or_leave(state);
+    assert!(
+        state.core.sent() > before && !state.core.has_output(),
+        "who wants it written, writes it"
+    );
+    drop(state);
+    go_on.send(()).unwrap();
+    other.read_until(|event| matches!(event, Event::Reply { .. }));
+    drop((known, other));
     in_time(&served, "the plugin to end");
 }
