@@ -1,6 +1,6 @@
 //! The usual frames of short messages: one that starts a call with its whole request, one that ends it with its whole
-//! response, and one with a whole message of a stream, all without anything that few have. They are the same bytes as those of any other frame;
-//! only reading and writing them is quicker.
+//! response, and one with a whole message of a stream, all without anything that few have. They are the same bytes as those
+//! of any other frame; only reading and writing them is quicker.
 
 use super::{Varint, field, flag, kind, read_varint, varint_len, wire};
 
@@ -24,7 +24,6 @@ impl ShortHead {
     #[inline(always)]
     pub(in crate::protocol) fn encode(&self, payload_len: usize, out: &mut Vec<u8>) {
         let len = self.len(payload_len);
-        debug_assert!(len < 1 << 14, "the length takes two bytes at most");
         let before = out.len();
         out.reserve(SCRATCH + payload_len);
         out.extend_from_slice(&[0; SCRATCH]);
@@ -44,9 +43,13 @@ impl ShortHead {
             head.byte(field::PAYLOAD << 3 | wire::BYTES);
             head.varint(payload_len as u64);
         }
-        let end = before + head.len;
-        out.truncate(end);
-        debug_assert_eq!(end + payload_len - before, varint_len(len as u64) + len);
+        let head_len = head.len;
+        debug_assert_eq!(
+            head_len + payload_len,
+            varint_len(len as u64) + len,
+            "the length in front"
+        );
+        out.truncate(before + head_len);
     }
 
     /// How long the frame is, without the length in front of it.
