@@ -3,10 +3,15 @@
 //! [`Error`] is opaque: match on [`Error::kind`] for what happened to a call, on [`Error::code`] for
 //! what a handler said, on [`Error::delivery`] for whether the call may have run.
 
+mod code;
+mod convert;
+
 use std::fmt;
 use std::sync::Arc;
 
 use crate::exit::Exit;
+pub use code::Code;
+pub use convert::ResultExt;
 
 /// A result with [`Error`] as its error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -97,45 +102,6 @@ pub enum Delivery {
     NotSent,
     /// The request was handed over, so the handler may have run, in part or to its end.
     MayHaveRun,
-}
-
-/// The status code of a failed call: those of gRPC, with the same numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-#[repr(u8)]
-pub enum Code {
-    /// The call was cancelled by its caller.
-    Cancelled = 1,
-    /// No better code is known: the code of errors made from strings.
-    Unknown = 2,
-    /// An argument is wrong, whatever the state of the plugin.
-    InvalidArgument = 3,
-    /// The time allowed has passed.
-    DeadlineExceeded = 4,
-    /// What was asked for does not exist.
-    NotFound = 5,
-    /// What was to be made exists already.
-    AlreadyExists = 6,
-    /// The caller may not do this.
-    PermissionDenied = 7,
-    /// A quota, a limit or the disk is exhausted.
-    ResourceExhausted = 8,
-    /// The plugin is not in the state that the call needs.
-    FailedPrecondition = 9,
-    /// The call lost a race and may be tried again at a higher level.
-    Aborted = 10,
-    /// Past the valid range, such as the end of a file.
-    OutOfRange = 11,
-    /// The method does not exist or does nothing yet.
-    Unimplemented = 12,
-    /// A broken invariant or a panic.
-    Internal = 13,
-    /// Not available now; the same call may work later.
-    Unavailable = 14,
-    /// Data was lost or is corrupt.
-    DataLoss = 15,
-    /// The caller did not say who it is.
-    Unauthenticated = 16,
 }
 
 impl Error {
@@ -386,175 +352,17 @@ impl fmt::Display for OneLine<'_> {
     }
 }
 
-impl Code {
-    pub(crate) fn from_wire(code: u32) -> Code {
-        ALL_CODES.into_iter().find(|&known| known as u32 == code).unwrap_or(Code::Unknown)
-    }
-}
-
-impl From<&std::io::Error> for Code {
-    /// The code that fits an I/O error best: `NotFound`, `PermissionDenied` and so on, else `Unknown`.
-    fn from(error: &std::io::Error) -> Code {
-        use std::io::ErrorKind as Io;
-        match error.kind() {
-            Io::NotFound => Code::NotFound,
-            Io::PermissionDenied => Code::PermissionDenied,
-            Io::AlreadyExists => Code::AlreadyExists,
-            Io::InvalidInput => Code::InvalidArgument,
-            Io::InvalidData | Io::UnexpectedEof => Code::DataLoss,
-            Io::TimedOut => Code::DeadlineExceeded,
-            Io::StorageFull | Io::QuotaExceeded | Io::OutOfMemory => Code::ResourceExhausted,
-            Io::Unsupported => Code::Unimplemented,
-            Io::ConnectionRefused | Io::HostUnreachable | Io::NetworkUnreachable => {
-                Code::Unavailable
-            }
-            _ => Code::Unknown,
-        }
-    }
-}
-
-/// Gives any other error a status code, so that `?` takes it in a handler.
-///
-/// ```
-/// use plug::{Code, ResultExt};
-///
-/// fn handler(address: &str) -> plug::Result<std::net::IpAddr> {
-///     let address = address.parse().code(Code::InvalidArgument)?;
-///     Ok(address)
-/// }
-/// assert_eq!(handler("nowhere").unwrap_err().code(), Code::InvalidArgument);
-/// ```
-pub trait ResultExt<T> {
-    /// Turns the error, if there is one, into an [`Error`] with this code.
-    fn code(self, code: Code) -> Result<T>;
-}
-
-impl<T, E> ResultExt<T> for std::result::Result<T, E>
-where
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn code(self, code: Code) -> Result<T> {
-        self.map_err(|error| Error::new(code, error))
-    }
-}
-
-impl From<anyhow::Error> for Error {
-    /// Keeps the code of a [`plug::Error`](Error) anywhere in the chain; the code of an I/O error fits
-    /// its kind; any other is [`Code::Unknown`].
-    fn from(error: anyhow::Error) -> Error {
-        // Only where it is the outermost: `downcast` alone would find it under any context, and drop that.
-        let outermost = error.chain().next();
-        let error = match outermost.is_some_and(|outermost| outermost.is::<Error>()) {
-            true => match error.downcast::<Error>() {
-                Ok(error) => return error,
-                Err(error) => error,
-            },
-            false => error,
-        };
-        let code = error.chain().find_map(|cause| {
-            if let Some(error) = cause.downcast_ref::<Error>() {
-                Some(error.code())
-            } else {
-                cause.downcast_ref::<std::io::Error>().map(Code::from)
-            }
-        });
-        Error::from_boxed(code.unwrap_or(Code::Unknown), error.into())
-    }
-}
-
-impl From<std::io::Error> for Error {
-    fn from(error: std::io::Error) -> Error {
-        Error::new(Code::from(&error), error)
-    }
-}
-
-impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
-    fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
-        match error.downcast::<Error>() {
-            Ok(error) => *error,
-            Err(error) => Error::from_boxed(Code::Unknown, error),
-        }
-    }
-}
-
-/// One `From` for each error type, each with the code that fits it. A blanket one would forbid
-/// `Error` to be an error itself (E0119).
-macro_rules! from_error {
-    ($($source:ty => $code:ident),* $(,)?) => {$(
-        impl From<$source> for Error {
-            fn from(error: $source) -> Error {
-                Error::new(Code::$code, error)
-            }
-        }
-    )*};
-}
-
-from_error! {
-    &str => Unknown,
-    String => Unknown,
-    std::borrow::Cow<'_, str> => Unknown,
-    std::fmt::Error => Internal,
-    std::num::ParseIntError => InvalidArgument,
-    std::num::ParseFloatError => InvalidArgument,
-    std::num::TryFromIntError => OutOfRange,
-    std::str::ParseBoolError => InvalidArgument,
-    std::char::ParseCharError => InvalidArgument,
-    std::str::Utf8Error => InvalidArgument,
-    std::string::FromUtf8Error => InvalidArgument,
-    std::time::SystemTimeError => Internal,
-    prost::DecodeError => InvalidArgument,
-    prost::EncodeError => Internal,
-    prost::UnknownEnumValue => InvalidArgument,
-}
-
 /// How many lines of a plugin's output the report shows: a backtrace, and what led to it.
 const SHOWN_LINES: usize = 60;
-
-const ALL_CODES: [Code; 16] = [
-    Code::Cancelled,
-    Code::Unknown,
-    Code::InvalidArgument,
-    Code::DeadlineExceeded,
-    Code::NotFound,
-    Code::AlreadyExists,
-    Code::PermissionDenied,
-    Code::ResourceExhausted,
-    Code::FailedPrecondition,
-    Code::Aborted,
-    Code::OutOfRange,
-    Code::Unimplemented,
-    Code::Internal,
-    Code::Unavailable,
-    Code::DataLoss,
-    Code::Unauthenticated,
-];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::Context as _;
 
     #[test]
     fn one_pointer_wide() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
         assert_eq!(size_of::<Result<()>>(), size_of::<usize>());
-    }
-
-    #[test]
-    fn anyhow_keeps_the_code_of_a_wrapped_error() {
-        let inner: Result<()> = Err(Error::new(Code::NotFound, "no such key"));
-        let error = Error::from(inner.context("while reading").unwrap_err());
-        assert_eq!(error.code(), Code::NotFound);
-        assert_eq!(error.flattened(), "while reading: no such key");
-    }
-
-    #[test]
-    fn a_bare_error_survives_anyhow_and_boxes() {
-        let error = Error::of_kind(ErrorKind::Exited, "gone");
-        let error = Error::from(anyhow::Error::from(error));
-        assert_eq!(error.kind(), ErrorKind::Exited);
-        let boxed: Box<dyn std::error::Error + Send + Sync> = Box::new(error);
-        assert_eq!(Error::from(boxed).kind(), ErrorKind::Exited);
     }
 
     #[test]
@@ -572,14 +380,5 @@ mod tests {
         assert_eq!(error.to_string(), "a\\nb\\u{1b}[2J\\u{202e}c");
         assert_eq!(error.message(), "a\nb\u{1b}[2J\u{202e}c");
         assert_eq!(Error::new(Code::Aborted, "").to_string(), "Aborted, without a message");
-    }
-
-    #[test]
-    fn codes_are_those_of_grpc() {
-        for (index, code) in ALL_CODES.into_iter().enumerate() {
-            assert_eq!(code as usize, index + 1);
-            assert_eq!(Code::from_wire(code as u32), code);
-        }
-        assert_eq!(Code::from_wire(99), Code::Unknown);
     }
 }

@@ -14,7 +14,7 @@ use super::messages::Inbox;
 use super::pump::Pump;
 use super::sharing::Shared;
 use super::watcher::Report;
-use super::worker::Task;
+use super::workers::Task;
 use crate::error::{Delivery, Error, ErrorKind, Result};
 use crate::log;
 use crate::protocol::{Answer, Arrival, Cost, Event, Request};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::link::{Link, State};
 use super::roles::Reader;
 use super::waiter::Waiter;
-use super::worker::Task;
+use super::workers::Task;
 use crate::call::CallState;
 use crate::error::Result;
 use crate::log::CallSpan;

@@ -31,7 +31,7 @@ use super::roles::{Reader, Writer};
 use super::sharing::Shared;
 use super::waiter::{Waiter, Waiters};
 use super::watcher::{self, Key, Report};
-use super::worker::{Task, Workers};
+use super::workers::{Task, Workers};
 use super::yielding::Yielding;
 use crate::budget;
 use crate::call::CallState;

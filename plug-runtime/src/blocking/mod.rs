@@ -35,6 +35,7 @@ mod waiter;
 mod waiting;
 mod watcher;
 mod worker;
+mod workers;
 mod writing;
 mod yielding;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::lead::{Wakes, drop_each};
 use super::link::{Link, State, cancelled};
-use super::worker::Task;
+use super::workers::Task;
 use crate::encoding::Encoded;
 use crate::error::{Delivery, Result};
 use crate::stream::Outgoing;

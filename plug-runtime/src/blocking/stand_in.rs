@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::lead::Wakes;
 use super::link::Link;
 use super::pump::Pump;
-use super::worker::Task;
+use super::workers::Task;
 use crate::error::{Code, Delivery, Error};
 use crate::protocol::Answer;
 

@@ -7,7 +7,7 @@ use super::lead::{Lead, Wakes};
 use super::link::{Link, State, Ticking};
 use super::roles::Reader;
 use super::watcher::{self, Key, Report, Source};
-use super::worker::Task;
+use super::workers::Task;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::Output;
 use crate::sys::pipe;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::patience::Patience;
-use super::worker::Task;
+use super::workers::Task;
 use super::yielding::Yielding;
 use crate::error::Result;
 use crate::sync::Mutex;

@@ -10,7 +10,8 @@ use super::link::{Link, State};
 use super::patience::{Patience, cancelled_here};
 use super::waiter::{Waiter, Woken};
 use super::watcher;
-use super::worker::{Task, Worker};
+use super::worker::Worker;
+use super::workers::Task;
 use crate::error::{Error, Result};
 use crate::sys::dormitory::Rising;
 

@@ -1,6 +1,7 @@
 //! Calls of the other side, within calls of this one.
 
-use super::super::worker::{Task, Worker};
+use super::super::worker::Worker;
+use super::super::workers::Task;
 use super::*;
 use crate::blocking::roles::Bulk;
 
