@@ -115,7 +115,8 @@ pub(super) struct State {
     pub(super) armed: bool,
     /// Since when it does so for a call that came after a pause.
     pub(super) armed_since: Option<Instant>,
-    /// Whether all that is queued may wait for more of its stream: nobody has wanted it written.
+    /// Whether what is queued, if anything is, began with an item of a stream that may wait for more, and nobody has wanted it
+    /// written since.
     pub(super) can_wait: bool,
     /// Whether the output is to be closed as soon as nothing is left to be written, and no call is left that might need a
     /// grant or a reply.

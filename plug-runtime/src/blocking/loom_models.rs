@@ -158,18 +158,27 @@ fn c13_the_role_is_passed_on_when_the_outcome_of_who_is_told_arrives_at_the_same
 #[derive(Default)]
 struct Sending {
     queued: Vec<u8>,
+    can_wait: bool,
     is_writing: bool,
     written: Vec<u8>,
+}
+
+/// As `Link::run_pump` does with an item that can wait.
+fn add(sending: &Mutex<Sending>, frame: u8) {
+    let mut state = sending.lock().unwrap();
+    state.can_wait |= state.queued.is_empty();
+    state.queued.push(frame);
 }
 
 /// As `Link::flush`: only one writes, and it looks for more before it lets the role go.
 fn send(sending: &Mutex<Sending>, frame: u8) {
     let mut state = sending.lock().unwrap();
     state.queued.push(frame);
+    state.can_wait = false;
     if std::mem::replace(&mut state.is_writing, true) {
         return;
     }
-    while !state.queued.is_empty() {
+    while !state.queued.is_empty() && !state.can_wait {
         let taken = std::mem::take(&mut state.queued);
         drop(state);
         thread::yield_now();
@@ -198,6 +207,24 @@ fn f17_what_is_queued_while_another_writes_is_written_once_and_in_order() {
             let own = state.written.iter().filter(|&&frame| frame / 10 == first / 10);
             assert_eq!(own.copied().collect::<Vec<_>>(), [first, first + 1]);
         }
+    });
+}
+
+#[test]
+fn f17_what_somebody_wants_written_is_although_what_was_queued_before_could_wait() {
+    model(|| {
+        let sending = Arc::new(Mutex::new(Sending::default()));
+        let of_stream = sending.clone();
+        let stream = thread::spawn(move || {
+            add(&of_stream, 20);
+            send(&of_stream, 21);
+        });
+        send(&sending, 10);
+        send(&sending, 11);
+        stream.join().unwrap();
+        let state = sending.lock().unwrap();
+        assert!(state.queued.is_empty() && !state.is_writing, "{:?}", state.queued);
+        assert_eq!(state.written.len(), 4);
     });
 }
 

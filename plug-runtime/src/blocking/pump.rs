@@ -48,11 +48,21 @@ impl Pump {
 
     /// Whether the item that was just queued is to be written at once.
     ///
-    /// The first after a pause is. In a burst they are written together, 31 KiB or what 2 ms bring: a write for
+    /// The first after a pause is. In a burst they are written together, 32 KiB or what 2 ms bring: a write for
     /// each would cost more than the rest of it. What is left by a full pipe is not tried again with each item.
-    fn wants_flush(&mut self, queued: usize, tick: u64, now: impl FnOnce() -> Instant) -> bool {
+    ///
+    /// `queued` is how much is queued with this item, of which `len` bytes are its own, and `tick` is the number of the
+    /// last tick.
+    fn wants_flush(
+        &mut self,
+        queued: usize,
+        len: usize,
+        tick: u64,
+        now: impl FnOnce() -> Instant,
+    ) -> bool {
         self.left = self.left.min(queued);
-        let is_much = queued - self.left >= BURST;
+        // With another one of its kind it would be more.
+        let is_much = queued - self.left + len > BURST;
         if self.unclocked > 0 && self.last_tick == tick && !is_much {
             self.unclocked -= 1;
             return false;
@@ -69,13 +79,6 @@ impl Pump {
             self.write_from = None;
         }
         flush
-    }
-
-    /// Notes that a write was tried, and how much is queued after it. If it took long, as the other side ran meanwhile, that
-    /// was no pause of the source's.
-    fn note_flushed(&mut self, queued: usize, now: Instant) {
-        self.left = queued;
-        self.quiet_from = Some(now + QUIET);
     }
 }
 
@@ -137,7 +140,7 @@ impl Link {
                     return self.flush_or_leave(state);
                 }
             }
-            let is_first_queued = !core.has_output();
+            let (queued, is_first_queued) = (core.queued(), !core.has_output());
             let sent = match item.long.take() {
                 None => core.send(call, &item.bytes),
                 Some(long) => {
@@ -158,12 +161,13 @@ impl Link {
                 self.note_served(&mut state);
                 return self.flush_or_leave(state);
             }
-            if pump.wants_flush(core.queued(), workers.tick(), Instant::now) {
+            let len = core.queued() - queued;
+            if pump.wants_flush(core.queued(), len, workers.tick(), Instant::now) {
                 state = self.flush_or_leave(state);
                 let State { core, pumps, .. } = &mut *state;
                 is_wanted = core.can_send(call);
                 if let Some(pump) = pumps.get_mut(call) {
-                    pump.note_flushed(core.queued(), Instant::now());
+                    pump.left = core.queued();
                 }
             } else {
                 state.can_wait |= is_first_queued;
@@ -219,14 +223,15 @@ impl Wake for PumpWaker {
 const QUIET: Duration = Duration::from_micros(100);
 
 /// Where an item comes so soon after the last look at the clock, so many more go without one: it takes a sixth of the
-/// time of an item of 64 bytes. Should there be a pause among those, they go with the next tick of the watcher.
-const UNCLOCKED: u32 = 15;
+/// time of an item of 64 bytes. Should there be a pause among those, they go with the watcher, which comes every 2 ms and
+/// writes what was there when it last came.
+const UNCLOCKED: u32 = 7;
 const DENSE: Duration = Duration::from_micros(20);
 
-/// How much of a burst is written together, and how long its first item waits for the others. With the item that makes it so
-/// much, it is less than half of what fits into a pipe as it is made: the other side reads one half while this one writes
-/// the other.
-const BURST: usize = 31 << 10;
+/// How much of a burst is written together at most, if its items are short, and how long the first waits for the others.
+/// It is half of what fits into a pipe as it is made: the other side reads one half while this one writes the other. With a
+/// byte more it would take a page more, and the second half would not fit.
+const BURST: usize = 32 << 10;
 const BURST_TIME: Duration = Duration::from_millis(2);
 
 #[cfg(test)]
@@ -241,10 +246,10 @@ mod tests {
         for item in 0..items {
             queued += ITEM;
             let now = begin + Duration::from_micros(item as u64);
-            if pump.wants_flush(queued, 0, || now) {
+            if pump.wants_flush(queued, ITEM, 0, || now) {
                 writes.push(item);
                 queued = after(queued);
-                pump.note_flushed(queued, now);
+                pump.left = queued;
             }
         }
         writes
@@ -254,31 +259,21 @@ mod tests {
 
     #[test]
     fn the_first_item_of_a_burst_goes_at_once_and_the_others_together() {
-        assert_eq!(writes(&mut Pump::default(), 100, |_| 0), [0, 31, 62, 93]);
+        assert_eq!(writes(&mut Pump::default(), 100, |_| 0), [0, 32, 64, 96]);
     }
 
     #[test]
     fn what_a_full_pipe_leaves_is_not_tried_again_with_each_item() {
-        assert_eq!(writes(&mut Pump::default(), 100, |queued| queued), [0, 31, 62, 93]);
+        assert_eq!(writes(&mut Pump::default(), 100, |queued| queued), [0, 32, 64, 96]);
     }
 
     #[test]
     fn an_item_that_comes_after_a_pause_goes_at_once() {
         let mut pump = Pump::default();
         let begin = Instant::now();
-        assert!(pump.wants_flush(ITEM, 0, || begin));
-        assert!(!pump.wants_flush(ITEM, 0, || begin + QUIET / 2));
-        assert!(pump.wants_flush(ITEM, 0, || begin + 2 * QUIET));
-    }
-
-    #[test]
-    fn an_item_that_comes_after_a_long_write_is_none_after_a_pause() {
-        let mut pump = Pump::default();
-        let begin = Instant::now();
-        assert!(pump.wants_flush(ITEM, 0, || begin));
-        let written = begin + 10 * QUIET;
-        pump.note_flushed(0, written);
-        assert!(!pump.wants_flush(ITEM, 0, || written + QUIET / 2));
+        assert!(pump.wants_flush(ITEM, ITEM, 0, || begin));
+        assert!(!pump.wants_flush(ITEM, ITEM, 0, || begin + QUIET / 2));
+        assert!(pump.wants_flush(ITEM, ITEM, 0, || begin + 2 * QUIET));
     }
 
     #[test]
@@ -291,7 +286,7 @@ mod tests {
                 looks += 1;
                 begin + DENSE / 100 * item
             };
-            assert_eq!(pump.wants_flush(0, 0, now), item == 0);
+            assert_eq!(pump.wants_flush(0, 0, 0, now), item == 0);
         }
         assert_eq!(looks, 2 + 98 / (1 + UNCLOCKED));
         let mut looks = 0;
@@ -300,21 +295,21 @@ mod tests {
                 looks += 1;
                 begin + 10 * QUIET + 2 * DENSE * item
             };
-            pump.wants_flush(0, 0, now);
+            pump.wants_flush(0, 0, 0, now);
         }
         assert!(looks >= 100 - UNCLOCKED, "{looks}");
     }
 
     #[test]
-    fn items_that_come_slowly_after_such_a_burst_wait_for_one_tick_and_no_more() {
+    fn the_first_look_at_the_clock_after_such_a_burst_is_after_the_next_tick_at_the_latest() {
         let mut pump = Pump::default();
         let begin = Instant::now();
         for item in 0..UNCLOCKED {
-            pump.wants_flush(0, 0, || begin + DENSE / 100 * item);
+            pump.wants_flush(0, 0, 0, || begin + DENSE / 100 * item);
         }
         let slow = begin + Duration::from_secs(1);
-        assert!(!pump.wants_flush(ITEM, 0, || slow), "it is one of those that do not look");
-        assert!(pump.wants_flush(ITEM, 1, || slow + QUIET), "there was a tick");
+        assert!(!pump.wants_flush(ITEM, ITEM, 0, || slow), "it is one of those that do not look");
+        assert!(pump.wants_flush(ITEM, ITEM, 1, || slow + QUIET), "there was a tick");
     }
 
     #[test]
@@ -322,7 +317,8 @@ mod tests {
         let mut pump = Pump::default();
         let begin = Instant::now();
         let times = (0..100_u32).map(|item| begin + item * QUIET / 2);
-        let written: Vec<_> = times.filter(|now| pump.wants_flush(ITEM, 0, || *now)).collect();
+        let written: Vec<_> =
+            times.filter(|now| pump.wants_flush(ITEM, ITEM, 0, || *now)).collect();
         assert!(written.windows(2).all(|pair| pair[1] - pair[0] <= BURST_TIME + QUIET));
         assert_eq!(written.len(), 1 + 2);
     }

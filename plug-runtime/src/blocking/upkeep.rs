@@ -8,6 +8,7 @@ use super::link::{Link, State, Ticking};
 use super::roles::Reader;
 use super::watcher::{self, Key, Report, Source};
 use super::workers::Task;
+use super::writing::Flushed;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::Output;
 use crate::sys::pipe;
@@ -230,10 +231,11 @@ impl Link {
 
     /// The pipe has room again for what did not fit.
     pub(super) fn handle_writable(self: &Arc<Self>) {
-        let state = self.lock();
-        let state = self.flush_or_leave_some(state);
-        if !state.has_unsent() {
+        let (mut state, flushed) = self.flush_some(self.lock());
+        if flushed == Flushed::Done {
             self.disarm_output(&state);
+        } else {
+            self.leave_writing(&mut state, flushed);
         }
         // There may be no tick any more that would do it.
         drop(self.leave_sent(state));
@@ -256,9 +258,16 @@ impl Link {
         self: &'a Arc<Self>,
         state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
-        let (mut state, flushed) = self.flush(state, 16);
+        let (mut state, flushed) = self.flush_some(state);
         self.leave_writing(&mut state, flushed);
         state
+    }
+
+    fn flush_some<'a>(
+        self: &'a Arc<Self>,
+        state: MutexGuard<'a, State>,
+    ) -> (MutexGuard<'a, State>, Flushed) {
+        self.flush(state, 16)
     }
 
     /// Leaves the role of reading to the watcher, for a thread that unwinds and may hold the lock.

@@ -15,7 +15,7 @@ use crate::sys::ring::{Impossible, RingWriter};
 /// What a pass of writing came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
-    /// Nothing is left to be written, or somebody else writes.
+    /// Nothing is left to be written but what can wait, or somebody else writes.
     Done,
     /// The pipe is full.
     Full,
@@ -81,9 +81,9 @@ impl Link {
     #[inline]
     pub(super) fn flush_or_leave<'a>(
         self: &'a Arc<Self>,
-        state: MutexGuard<'a, State>,
+        mut state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
-        if state.wants_flush() { self.flush_or_leave_rest(state) } else { state }
+        if state.want_flush() { self.flush_or_leave_rest(state) } else { state }
     }
 
     fn flush_or_leave_rest<'a>(
@@ -160,11 +160,9 @@ impl Link {
         mut state: MutexGuard<'a, State>,
         writes: usize,
     ) -> (MutexGuard<'a, State>, Flushed) {
-        if !state.wants_flush() {
+        if !state.want_flush() {
             return (state, Flushed::Done);
         }
-        state.can_wait = false;
-        // Who writes looks for more before it lets the role go.
         let Some(mut writer) = state.writer.take() else { return (state, Flushed::Done) };
         let mut flushed = Flushed::Done;
         if self.write_little(&mut state, &mut writer) {
@@ -380,9 +378,11 @@ impl Link {
 }
 
 impl State {
-    /// Whether there is something to be written that nobody is writing, or the output is to be closed.
+    /// Wants all that is queued to be written. Who writes at the moment looks for more before it lets the role go. Says
+    /// whether there is something that nobody is writing, or the output is to be closed.
     #[inline]
-    pub(super) fn wants_flush(&self) -> bool {
+    fn want_flush(&mut self) -> bool {
+        self.can_wait = false;
         self.has_unsent() || (self.closing && self.core.has_no_calls())
     }
 
