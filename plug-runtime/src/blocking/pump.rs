@@ -284,7 +284,7 @@ mod tests {
         for item in 0..100 {
             let now = || {
                 looks += 1;
-                begin + DENSE / 100 * item
+                begin + DENSE / 10 * item
             };
             assert_eq!(pump.wants_flush(0, 0, 0, now), item == 0);
         }
@@ -305,7 +305,7 @@ mod tests {
         let mut pump = Pump::default();
         let begin = Instant::now();
         for item in 0..UNCLOCKED {
-            pump.wants_flush(0, 0, 0, || begin + DENSE / 100 * item);
+            pump.wants_flush(0, 0, 0, || begin + DENSE / 10 * item);
         }
         let slow = begin + Duration::from_secs(1);
         assert!(!pump.wants_flush(ITEM, ITEM, 0, || slow), "it is one of those that do not look");

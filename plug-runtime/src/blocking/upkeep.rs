@@ -231,11 +231,10 @@ impl Link {
 
     /// The pipe has room again for what did not fit.
     pub(super) fn handle_writable(self: &Arc<Self>) {
-        let (mut state, flushed) = self.flush_some(self.lock());
+        let (mut state, flushed) = self.flush(self.lock(), WRITES_AT_A_TIME);
+        self.leave_writing(&mut state, flushed);
         if flushed == Flushed::Done {
             self.disarm_output(&state);
-        } else {
-            self.leave_writing(&mut state, flushed);
         }
         // There may be no tick any more that would do it.
         drop(self.leave_sent(state));
@@ -258,16 +257,9 @@ impl Link {
         self: &'a Arc<Self>,
         state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
-        let (mut state, flushed) = self.flush_some(state);
+        let (mut state, flushed) = self.flush(state, WRITES_AT_A_TIME);
         self.leave_writing(&mut state, flushed);
         state
-    }
-
-    fn flush_some<'a>(
-        self: &'a Arc<Self>,
-        state: MutexGuard<'a, State>,
-    ) -> (MutexGuard<'a, State>, Flushed) {
-        self.flush(state, 16)
     }
 
     /// Leaves the role of reading to the watcher, for a thread that unwinds and may hold the lock.
@@ -433,6 +425,9 @@ impl Drop for Link {
         }
     }
 }
+
+/// In how many goes the watcher writes for one connection.
+const WRITES_AT_A_TIME: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -55,13 +55,13 @@ impl ShortHead {
     /// How long the frame is, without the length in front of it.
     #[inline(always)]
     fn len(&self, payload_len: usize) -> usize {
-        let field = |value| if value < 0x80 { 2 } else { 1 + varint_len(value) };
-        let unless_0 = |value| if value == 0 { 0 } else { field(value) };
-        field(u64::from(self.kind))
-            + field(self.call)
+        let number = |value| if value < 0x80 { 2 } else { 1 + varint_len(value) };
+        let unless_0 = |value| if value == 0 { 0 } else { number(value) };
+        number(u64::from(self.kind))
+            + number(self.call)
             + unless_0(u64::from(self.method))
             + unless_0(self.timeout_us)
-            + field(u64::from(self.flags))
+            + number(u64::from(self.flags))
             + unless_0(payload_len as u64)
             + payload_len
     }
